@@ -1,0 +1,38 @@
+"""Proves that a structurally pruned subnet computes exactly what the full model computes.
+
+    import conformance as pc
+    graph = pc.trace(model, args)
+    groups = pc.partition(graph)
+    choice = groups.sample(fraction=0.5, seed=0)
+    full, subnet = pc.zero(model, choice), pc.extract(model, choice)
+    pc.assert_equivalent(full, subnet, args)
+"""
+
+from conformance.equivalence.compare import assert_equivalent, equivalent
+from conformance.equivalence.verdict import Status, Verdict
+from conformance.graph.tape import Graph
+from conformance.graph.trace import trace
+from conformance.partition.build import partition
+from conformance.partition.groups import Groups
+from conformance.partition.selection import Selection
+from conformance.randomise import randomised
+from conformance.subnet.extract import extract, kind_of
+from conformance.subnet.zero import zero
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Graph",
+    "Groups",
+    "Selection",
+    "Status",
+    "Verdict",
+    "assert_equivalent",
+    "equivalent",
+    "extract",
+    "kind_of",
+    "partition",
+    "randomised",
+    "trace",
+    "zero",
+]

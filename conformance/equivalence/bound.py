@@ -1,0 +1,53 @@
+"""How far apart two float64 evaluations of one function may be, measured on the model itself.
+
+Removing zeros changes the order of sums, which moves each result by some roundings: at most
+n * u relative to the sum of magnitudes for n terms (u = 2**-53), typically sqrt(n) * u. The bound
+is found by moving every parameter by up to AMPLIFIED relative (512 u, more than the typical error of
+sums of 2**17 terms) and seeing how far the outputs move; the model's own conditioning is thereby
+part of the bound. A margin covers the luck of one draw.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from conformance.graph.tape import tensors_in
+from conformance.graph.trace import deterministic_forward, shadow
+
+AMPLIFIED = 2.0**-44
+MARGIN = 16.0
+FLOOR = 2.0**-44
+
+
+def error_bound(model: torch.nn.Module, given: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[Any, float]:
+    """(outputs of the float64 model, largest acceptable difference relative to the largest output)."""
+    outputs = _run(model, given)
+    moved = _run(_perturbed(model), given)
+    worst = 0.0
+    for a, b in zip(tensors_in(outputs), tensors_in(moved), strict=True):
+        if a.is_floating_point() and a.shape == b.shape and torch.isfinite(a).any():
+            scale = float(a[torch.isfinite(a)].abs().max())
+            if scale > 0:
+                worst = max(worst, float((a - b).nan_to_num().abs().max()) / scale)
+    return outputs, max(MARGIN * worst, FLOOR)
+
+
+def _perturbed(model: torch.nn.Module) -> torch.nn.Module:
+    twin = shadow(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            if parameter.is_floating_point():
+                noise = torch.rand(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.device)
+                parameter.data = parameter * (1 + (2 * noise - 1) * AMPLIFIED)
+    return twin
+
+
+def _run(model: torch.nn.Module, given: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+    args, kwargs = pytree.tree_map_only(torch.Tensor, lambda leaf: leaf.clone(), given)
+    with deterministic_forward(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return model.eval()(*args, **kwargs)

@@ -1,0 +1,211 @@
+"""Are two modules the same function? Three oracles: field (exact), float64 (bounded), native."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from conformance.equivalence.bound import error_bound
+from conformance.equivalence.field import mode as field_mode
+from conformance.equivalence.field.modulus import PRIMES, Field
+from conformance.equivalence.verdict import Status, Verdict
+from conformance.errors import UnsupportedOperation, UsageError
+from conformance.graph.tape import tensors_in
+from conformance.graph.trace import deterministic_forward, shadow
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def equivalent(
+    full: torch.nn.Module,
+    subnet: torch.nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    oracle: str = "field",
+    seed: int = 0,
+    rounds: int = 1,
+) -> Verdict:
+    """Compare what two modules compute, in evaluation mode.
+
+    oracle `field`: both run in exact arithmetic modulo a prime on random residues in place of the
+    floating inputs (integer inputs as given); equal means bit for bit. `rounds` beyond the first use
+    another prime, other inputs and other random functions. `float64`: the largest difference against
+    a rounding bound of the computation itself. `native`: the deployed dtype under
+    torch.testing.assert_close's defaults.
+
+    Neither module, nor the random generator, is changed. Raises UsageError for an unknown oracle.
+    """
+    if oracle not in ORACLES:
+        raise UsageError(f"unknown oracle {oracle!r}; there are {', '.join(ORACLES)}")
+    if not isinstance(args, tuple):
+        args = (args,)
+    given = (args, kwargs or {})
+    first = ORACLES[oracle](full, subnet, given, seed, 0)
+    for number in range(1, rounds):
+        if not first.equal:
+            break
+        later = ORACLES[oracle](full, subnet, given, seed, number)
+        if not later.equal:
+            return later
+    return first
+
+
+def assert_equivalent(
+    full: torch.nn.Module,
+    subnet: torch.nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    oracle: str = "field",
+    seed: int = 0,
+) -> None:
+    """As `equivalent`, raising AssertionError with the first differing output unless equal."""
+    verdict = equivalent(full, subnet, args, kwargs, oracle=oracle, seed=seed)
+    if not verdict.equal:
+        raise AssertionError(f"{verdict.status.value} by the {oracle} oracle: {verdict.reason}")
+
+
+def _field(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, seed: int, number: int) -> Verdict:
+    arithmetic = Field(PRIMES[number % len(PRIMES)], seed=seed + number)
+    args, kwargs = residues(given, arithmetic, seed + number)
+    try:
+        left, work = field_mode.run(full, args, kwargs, arithmetic)
+        right, _ = field_mode.run(subnet, args, kwargs, arithmetic)
+    except UnsupportedOperation as error:
+        return Verdict(Status.UNSUPPORTED, "field", str(error))
+    except Exception as error:  # a subnet that does not run is a finding, not a crash of ours
+        return Verdict(Status.DIFFERENT, "field", _raised(error))
+    if work.contractions == 0:
+        return Verdict(Status.UNSUPPORTED, "field", "nothing was exercised: no contraction ran")
+    problem, count = _same(left, right, lambda a, b: torch.equal(a, b))
+    details = {"prime": arithmetic.prime, "operations": work.operations, "nonlinear": work.nonlinear}
+    status = Status.DIFFERENT if problem else Status.EQUAL
+    return Verdict(status, "field", problem, count, work.contractions, details=details)
+
+
+def residues(given: Arguments, arithmetic: Field, seed: int) -> Arguments:
+    """The arguments with uniform random residues in place of every floating tensor."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(leaf: torch.Tensor) -> torch.Tensor:
+        if not leaf.is_floating_point():
+            return leaf
+        return arithmetic.random(tuple(leaf.shape), generator).to(leaf.device)
+
+    drawn: Arguments = pytree.tree_map_only(torch.Tensor, draw, given)
+    return drawn
+
+
+def evaluate(model: torch.nn.Module, given: Arguments) -> Any:
+    """One forward pass in evaluation mode on copies; nothing of the caller's changes."""
+    twin = shadow(model).eval()
+    args, kwargs = pytree.tree_map_only(torch.Tensor, lambda leaf: leaf.clone(), given)
+    with deterministic_forward(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return twin(*args, **kwargs)
+
+
+def doubled(model: torch.nn.Module, given: Arguments) -> tuple[torch.nn.Module, Arguments]:
+    """Model copy and arguments in float64."""
+    twin = shadow(model, None).double()
+    args = pytree.tree_map_only(torch.Tensor, lambda leaf: leaf.double() if leaf.is_floating_point() else leaf, given)
+    return twin, args
+
+
+def _float64(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, seed: int, number: int) -> Verdict:
+    wide_full, wide = doubled(full, given)
+    wide_subnet, _ = doubled(subnet, given)
+    try:
+        left, bound = error_bound(wide_full, wide)
+        right = evaluate(wide_subnet, wide)
+    except Exception as error:
+        return Verdict(Status.DIFFERENT, "float64", _raised(error))
+    worst = _largest(left, right)
+    problem, count = _same(left, right, lambda a, b: _within(a, b, bound))
+    details = {"relative_bound": bound}
+    return Verdict(
+        Status.DIFFERENT if problem else Status.EQUAL, "float64", problem, count, max_abs=worst, details=details
+    )
+
+
+def _within(a: torch.Tensor, b: torch.Tensor, relative: float) -> bool:
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    finite = torch.isfinite(a)
+    if not torch.equal(finite, torch.isfinite(b)) or not torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num()):
+        return False
+    if not finite.any():
+        return True
+    scale = float(a[finite].abs().max())
+    return float((a[finite] - b[finite]).abs().max()) <= relative * max(scale, torch.finfo(torch.float64).tiny)
+
+
+def _native(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, seed: int, number: int) -> Verdict:
+    try:
+        left, right = evaluate(full, given), evaluate(subnet, given)
+    except Exception as error:
+        return Verdict(Status.DIFFERENT, "native", _raised(error))
+    problem, count = _same(left, right, _close)
+    bitwise = not _same(left, right, torch.equal)[0]
+    return Verdict(
+        Status.DIFFERENT if problem else Status.EQUAL, "native", problem, count, max_abs=_largest(left, right),
+        details={"bitwise": bitwise, "ulp": _ulps(left, right)},
+    )  # fmt: skip
+
+
+def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    try:
+        torch.testing.assert_close(b, a, equal_nan=True)
+    except AssertionError:
+        return False
+    return True
+
+
+def _ulps(left: Any, right: Any) -> float:
+    """The largest difference in units of the last place of the larger tensor entry."""
+    worst = 0.0
+    for a, b in zip(tensors_in(left), tensors_in(right), strict=True):
+        if a.is_floating_point() and a.numel() and a.shape == b.shape:
+            step = (torch.nextafter(a.abs(), torch.full_like(a, float("inf"))) - a.abs()).clamp_min(torch.finfo(a.dtype).tiny)
+            worst = max(worst, float(((a - b).abs() / step).nan_to_num().max()))
+    return worst
+
+
+def _same(left: Any, right: Any, judge: Callable[[torch.Tensor, torch.Tensor], bool]) -> tuple[str, int]:
+    """(what differs first or '', how many elements were compared)."""
+    mine, theirs = tensors_in(left), tensors_in(right)
+    if len(mine) != len(theirs):
+        return f"{len(mine)} outputs against {len(theirs)}", 0
+    compared = 0
+    for number, (a, b) in enumerate(zip(mine, theirs, strict=True)):
+        if a.shape != b.shape:
+            return f"output {number} has shape {tuple(a.shape)} against {tuple(b.shape)}", compared
+        if not judge(a, b):
+            wrong = int((a != b).sum())
+            return f"output {number} of shape {tuple(a.shape)} differs in {wrong} of {a.numel()} elements", compared
+        compared += a.numel()
+    return ("" if compared else "the outputs have no elements"), compared
+
+
+def _largest(left: Any, right: Any) -> float:
+    worst = 0.0
+    for a, b in zip(tensors_in(left), tensors_in(right), strict=False):
+        if a.is_floating_point() and a.shape == b.shape and a.numel():
+            worst = max(worst, float((a - b).abs().nan_to_num(nan=float("inf")).max()))
+    return worst
+
+
+def _raised(error: Exception) -> str:
+    first = str(error).strip().splitlines()
+    return f"raised {type(error).__name__}: {first[0] if first else 'no message'}"
+
+
+ORACLES: dict[str, Callable[[torch.nn.Module, torch.nn.Module, Arguments, int, int], Verdict]] = {
+    "field": _field,
+    "float64": _float64,
+    "native": _native,
+}

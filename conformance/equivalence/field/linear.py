@@ -1,0 +1,168 @@
+"""Exact rules for sums of products: everything BLAS does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from conformance.equivalence.field.modulus import MAX_TERMS
+from conformance.equivalence.field.table import Exact, exact
+
+
+def _matmul(e: Exact, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    terms = a.shape[-1]
+    bound = terms * 2.0**36
+    if terms <= MAX_TERMS:
+        return e.reduce(torch.matmul(a, b), bound)
+    total = torch.zeros((), dtype=torch.float64, device=a.device)
+    for start in range(0, terms, MAX_TERMS):
+        piece = slice(start, start + MAX_TERMS)
+        total = total + e.reduce(torch.matmul(a[..., piece], b[..., piece, :] if b.ndim > 1 else b[piece]))
+    return e.reduce(total, 2.0**40)
+
+
+def _scaled(e: Exact, x: Any, name: str) -> Any:
+    factor = e.get(name, 1)
+    return x if factor == 1 else e.product(x, e.field.number(factor))
+
+
+@exact("mm", "bmm", "mv", "dot", "vdot")
+def product(e: Exact) -> torch.Tensor:
+    """Matrix products."""
+    names = [argument.name for argument in e.op._schema.arguments[:2]]
+    return _matmul(e, e.residue(names[0]), e.residue(names[1]))
+
+
+@exact("addmm", "baddbmm", "addmv")
+def added_product(e: Exact) -> torch.Tensor:
+    """beta * self + alpha * (a @ b)."""
+    names = [argument.name for argument in e.op._schema.arguments[:3]]
+    made = _scaled(e, _matmul(e, e.residue(names[1]), e.residue(names[2])), "alpha")
+    if e.get("beta", 1) == 0:
+        return made
+    return e.reduce(made + _scaled(e, e.residue(names[0]), "beta"), 2.0**20)
+
+
+@exact("linear")
+def linear(e: Exact) -> torch.Tensor:
+    """x @ weight.T + bias."""
+    made = _matmul(e, e.residue("input"), e.residue("weight").transpose(-1, -2))
+    bias = e.residue("bias")
+    return made if bias is None else e.reduce(made + bias, 2.0**20)
+
+
+@exact("convolution", "_convolution")
+def convolution(e: Exact) -> torch.Tensor:
+    """All convolutions: integers in float64, summed exactly by any algorithm that only adds products."""
+    x, weight, bias = e.residue("input"), e.residue("weight"), e.residue("bias")
+    terms = (weight.shape[0] if e.get("transposed") else weight.shape[1]) * weight[0, 0].numel()
+    if terms > MAX_TERMS:
+        return _long_convolution(e, x, weight, bias)
+    made = _convolve(e, x, weight)
+    made = e.reduce(made, terms * 2.0**36)
+    if bias is not None:
+        made = e.reduce(made.add_(bias.view(-1, *[1] * (made.ndim - 2))), 2.0**20)
+    return made
+
+
+def _convolve(e: Exact, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    made: torch.Tensor = torch.ops.aten.convolution.default(
+        x, weight, None, e.get("stride"), e.get("padding"), e.get("dilation"), e.get("transposed"),
+        e.get("output_padding"), e.get("groups"),
+    )  # fmt: skip
+    return made
+
+
+def _long_convolution(e: Exact, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """More terms than fit: sum over input channels in pieces (ungrouped only)."""
+    from conformance.errors import UnsupportedOperation
+
+    if e.get("groups") != 1:
+        raise UnsupportedOperation("aten.convolution", f"a grouped sum of more than {MAX_TERMS} products")
+    per_channel = weight[0, 0].numel()
+    step = max(MAX_TERMS // per_channel, 1)
+    dim = 0 if e.get("transposed") else 1
+    total: Any = 0
+    for start in range(0, weight.shape[dim], step):
+        piece = weight.narrow(dim, start, min(step, weight.shape[dim] - start))
+        total = total + e.reduce(_convolve(e, x[:, start : start + step], piece))
+    if bias is not None:
+        total = total + bias.view(-1, *[1] * (total.ndim - 2))
+    return e.reduce(total, 2.0**40)
+
+
+@exact("sum", "nansum")
+def total(e: Exact) -> torch.Tensor:
+    """Sums of fewer than 2**30 residues are exact."""
+    dim = e.get("dim")
+    x = e.residue("self")
+    return e.reduce(torch.sum(x) if dim is None else torch.sum(x, dim, keepdim=bool(e.get("keepdim"))))
+
+
+def mean_over(e: Exact, x: torch.Tensor, dims: list[int], keepdim: bool) -> torch.Tensor:
+    """Sum times the inverse of the count."""
+    dims = dims or list(range(x.ndim))
+    count = 1
+    for dim in dims:
+        count *= x.shape[dim]
+    return e.product(e.reduce(torch.sum(x, dims, keepdim=keepdim)), e.field.inverse(count))
+
+
+@exact("mean")
+def mean(e: Exact) -> torch.Tensor:
+    """Sum times the inverse of the count."""
+    dim = e.get("dim")
+    dims = [dim] if isinstance(dim, int) else list(dim or [])
+    return mean_over(e, e.residue("self"), dims, bool(e.get("keepdim")))
+
+
+@exact("cumsum")
+def cumsum(e: Exact) -> torch.Tensor:
+    """Running sums."""
+    return e.reduce(torch.cumsum(e.residue("self"), e.get("dim")))
+
+
+def variance_over(e: Exact, x: torch.Tensor, dims: list[int], correction: float, keepdim: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """(variance, mean), the variance with `correction` taken off the count."""
+    dims = dims or list(range(x.ndim))
+    centre = mean_over(e, x, dims, True)
+    away = e.reduce(x - centre, 2.0**20)
+    count = 1
+    for dim in dims:
+        count *= x.shape[dim]
+    squares = e.reduce(torch.sum(e.product(away, away), dims, keepdim=keepdim))
+    spread = e.product(squares, e.field.inverse(round(count - correction)))
+    return spread, centre if keepdim else mean_over(e, x, dims, False)
+
+
+@exact("var", "std", "var_mean", "std_mean")
+def variance(e: Exact) -> Any:
+    """Exact moments; the root of std is a random function."""
+    x = e.residue("self")
+    dim = e.get("dim")
+    dims = [dim] if isinstance(dim, int) else list(dim or [])
+    correction = e.get("correction")
+    if correction is None:
+        correction = 1 if e.get("unbiased", True) else 0
+    spread, centre = variance_over(e, x, dims, float(correction), bool(e.get("keepdim")))
+    if e.name.startswith("std"):
+        spread = e.random("sqrt", spread, torch.sqrt)
+    return (spread, centre) if e.name.endswith("mean") else spread
+
+
+@exact("linalg_vector_norm", "norm")
+def vector_norm(e: Exact) -> torch.Tensor:
+    """Norms of order 1 and 2 as sums under a random root."""
+    x = e.residue("self")
+    order = e.get("ord", e.get("p", 2))
+    order = 2 if order is None else order
+    dim = e.get("dim")
+    dims = list(range(x.ndim)) if dim in (None, []) else [dim] if isinstance(dim, int) else list(dim)
+    if order not in (1, 2):
+        from conformance.errors import UnsupportedOperation
+
+        raise UnsupportedOperation("aten.linalg_vector_norm", f"no exact rule for order {order}")
+    terms = e.product(x, x) if order == 2 else e.random("abs", x, torch.abs)
+    made = e.reduce(torch.sum(terms, dims, keepdim=bool(e.get("keepdim"))))
+    return e.random("sqrt", made, torch.sqrt) if order == 2 else made

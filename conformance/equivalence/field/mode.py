@@ -1,0 +1,159 @@
+"""Run a module in exact arithmetic: a dispatch mode that replaces every float operation.
+
+Parameters, buffers and floating inputs become residues; tensors the forward makes from numbers
+alone (positions, masks, interpolation grids) stay plain until they meet a residue. An operation on
+residues needs an exact rule, or must only move data; any other raises UnsupportedOperation.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from conformance.equivalence.field import linear, normal, pointwise, spatial  # noqa: F401 - they register
+from conformance.equivalence.field.modulus import Field
+from conformance.equivalence.field.table import FIELD_RULES, Exact, is_residue, mark
+from conformance.errors import UnsupportedOperation
+from conformance.graph.trace import deterministic_forward
+from conformance.partition.rules import base_name
+
+_MOVES = frozenset((
+    "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand",
+    "repeat", "cat", "stack", "slice", "narrow", "split", "split_with_sizes", "chunk", "select", "unbind", "flip",
+    "roll", "pixel_shuffle", "pixel_unshuffle", "unfold", "im2col", "diagonal", "as_strided", "tril", "triu", "clone",
+    "detach", "alias", "contiguous", "lift_fresh", "lift_fresh_copy", "embedding", "index_select", "index", "gather",
+    "max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool2d", "max_pool1d", "upsample_nearest1d",
+    "adaptive_max_pool2d", "adaptive_max_pool1d", "adaptive_max_pool3d",
+    "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d",
+    "_upsample_nearest_exact3d", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
+    "replication_pad2d", "replication_pad3d", "amax", "amin", "max", "min", "topk", "sort", "masked_select",
+    "slice_scatter", "select_scatter", "scatter", "index_copy", "empty_like", "new_empty", "zero", "unsafe_split",
+    "unsafe_chunk", "unsafe_split_with_sizes", "broadcast_to", "repeat_interleave", "take_along_dim", "aminmax",
+    "new_empty_strided", "masked_scatter", "positive", "fill_diagonal",
+))  # fmt: skip
+"""Operations that only move or choose values: they run as they are."""
+
+_ANSWERS = frozenset((
+    "eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite", "argmax", "argmin", "argsort", "logical_not",
+    "logical_and", "logical_or", "zeros_like", "ones_like", "new_zeros", "new_ones", "nonzero", "any", "all",
+    "isclose", "sym_size", "sym_stride", "sym_numel", "is_same_size", "searchsorted", "bucketize", "rand_like",
+))  # fmt: skip
+"""Operations whose result is no residue: answers about order, and fresh constants."""
+
+_FILLS = frozenset(("constant_pad_nd", "fill", "full_like", "new_full", "index_fill", "index_put", "_index_put_impl"))
+"""Operations with a number that becomes part of the result."""
+
+
+_VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
+
+
+@dataclass
+class Exercise:
+    """What a run did: a run without contractions proves nothing."""
+
+    contractions: int = 0
+    nonlinear: int = 0
+    operations: int = 0
+    by_name: dict[str, int] = field(default_factory=dict)
+
+
+class FieldMode(TorchDispatchMode):
+    """Inside this context every operation computes on residues."""
+
+    def __init__(self, arithmetic: Field) -> None:
+        super().__init__()
+        self.field = arithmetic
+        self.exercise = Exercise()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not any(is_residue(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)):
+            return func(*args, **kwargs)
+        name = base_name(func)
+        self._count(name)
+        if name in _ANSWERS:
+            return func(*args, **kwargs)
+        if name in FIELD_RULES:
+            result = FIELD_RULES[name](Exact(self.field, func, args, kwargs, name))
+        elif name in _MOVES or name in _FILLS:
+            lifted_args, lifted_kwargs = self._lift(args, name), self._lift(kwargs, name)
+            # Exact rules may lay results out differently, so a view must be allowed to copy.
+            run_op = torch.ops.aten.reshape.default if func in _VIEWS else func
+            result = run_op(*lifted_args, **lifted_kwargs)
+            if name in {"index_put", "_index_put_impl"} and Exact(self.field, func, args, kwargs, name).get("accumulate"):
+                result = self.field.reduce_(result)
+        else:
+            raise UnsupportedOperation(func._schema.name.replace("::", "."))
+        if func._schema.is_mutable:
+            return self._write_back(func, args, kwargs, result)
+        return pytree.tree_map_only(torch.Tensor, _mark_float, result)
+
+    def _count(self, name: str) -> None:
+        self.exercise.operations += 1
+        self.exercise.by_name[name] = self.exercise.by_name.get(name, 0) + 1
+        if name in {"mm", "addmm", "bmm", "baddbmm", "convolution", "mv", "dot", "linear", "addmv"}:
+            self.exercise.contractions += 1
+        elif name in FIELD_RULES and name not in {"add", "sub", "mul", "sum", "mean", "copy", "_to_copy"}:
+            self.exercise.nonlinear += 1
+
+    def _lift(self, tree: Any, name: str) -> Any:
+        def lift(leaf: Any) -> Any:
+            if isinstance(leaf, torch.Tensor):
+                return self.field.embed(leaf) if leaf.is_floating_point() and not is_residue(leaf) else leaf
+            if isinstance(leaf, float) and name in _FILLS:
+                return self.field.number(leaf)
+            return leaf
+
+        return pytree.tree_map(lift, tree)
+
+    def _write_back(self, func: Any, args: Any, kwargs: Any, result: Any) -> Any:
+        """In-place forms: the target takes the residues."""
+        target = args[0] if args else kwargs["self"]
+        if not isinstance(result, torch.Tensor) or not isinstance(target, torch.Tensor):
+            raise UnsupportedOperation(func._schema.name.replace("::", "."), "writes to several tensors")
+        if not target.is_floating_point():
+            raise UnsupportedOperation(func._schema.name.replace("::", "."), "a computed value is written as an integer")
+        if target.dtype not in (torch.float64, torch.float32):
+            raise UnsupportedOperation(func._schema.name.replace("::", "."), f"residues do not fit {target.dtype}")
+        if result is not target:
+            target.copy_(result)
+        return mark(target)
+
+
+def _mark_float(leaf: torch.Tensor) -> torch.Tensor:
+    return mark(leaf) if leaf.is_floating_point() else leaf
+
+
+def embedded(model: torch.nn.Module, arithmetic: Field) -> torch.nn.Module:
+    """A copy of the model whose floating parameters and buffers are residues in float64."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = torch.nn.Parameter(mark(arithmetic.embed(parameter)), requires_grad=False)
+        mark(memo[id(parameter)])
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            memo[id(buffer)] = mark(arithmetic.embed(buffer))
+    return copy.deepcopy(model, memo)
+
+
+def run(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], arithmetic: Field
+) -> tuple[Any, Exercise]:
+    """The model's outputs as residues, in evaluation mode. Floating inputs must already be residues.
+
+    Raises UnsupportedOperation when an operation has no exact rule.
+    """
+    twin = embedded(model, arithmetic).eval()
+    args, kwargs = pytree.tree_map_only(
+        torch.Tensor, lambda leaf: mark(leaf.clone()) if leaf.is_floating_point() else leaf.clone(), (args, kwargs)
+    )
+    mode = FieldMode(arithmetic)
+    with deterministic_forward(), torch.random.fork_rng(devices=[]), mode:
+        torch.manual_seed(0)
+        outputs = twin(*args, **kwargs)
+    return outputs, mode.exercise

@@ -1,0 +1,38 @@
+"""Every error the package raises on purpose, as one small tree.
+
+ConformanceError
+ |- UsageError            the caller asked for something that cannot be (exit code 2)
+ |- TraceError            the model could not be run once on its example inputs
+ |- SelectionError        a selection does not fit the groups it is used with
+ |- ExtractionError       no subnet could be built for a selection
+ |- UnsupportedOperation  an oracle has no exact rule for an operation
+"""
+
+
+class ConformanceError(Exception):
+    """Base class; the message is one sentence a user can act on."""
+
+
+class UsageError(ConformanceError):
+    """Wrong name, missing file, impossible option: the command exits with 2."""
+
+
+class TraceError(ConformanceError):
+    """The model did not run on its example inputs."""
+
+
+class SelectionError(ConformanceError):
+    """A selection names slices that the model or its groups do not have."""
+
+
+class ExtractionError(ConformanceError):
+    """No subnet could be built for a selection."""
+
+
+class UnsupportedOperation(ConformanceError):  # noqa: N818 - reads as the reason it is
+    """An oracle met an operation it has no exact rule for."""
+
+    def __init__(self, operation: str, reason: str = "no exact rule") -> None:
+        super().__init__(f"{operation}: {reason}")
+        self.operation = operation
+        self.reason = reason

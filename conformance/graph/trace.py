@@ -1,0 +1,273 @@
+"""Run a model once and write down every ATen operation it dispatches.
+
+A dispatch mode below autograd sees composite operations (linear, attention, einsum, LSTM)
+already decomposed into a small set of ATen operations, works where torch.export refuses
+(data-dependent code is simply run) and costs a tenth of it. The pass runs on the meta device
+when the model allows it, so neither weights nor time are needed; code that must look at data
+falls back to a real pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from conformance.errors import TraceError
+from conformance.graph.tape import Graph, Node, Ref, Source, Value, refs, tensors_in
+
+_SKIPPED_SOURCES = (
+    os.path.dirname(torch.__file__) + os.path.sep,
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.path.sep,
+)
+_NN_MODULES = os.path.join(os.path.dirname(torch.__file__), "nn", "modules") + os.path.sep
+
+
+@contextlib.contextmanager
+def deterministic_forward() -> Iterator[None]:
+    """Evaluation without autograd in which fused kernels decompose into plain operations."""
+    mha = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            torch.no_grad(),
+            torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+            torch.backends.mkldnn.flags(enabled=False),
+        ):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(mha)
+
+
+def shadow(model: torch.nn.Module, device: str | None = None) -> torch.nn.Module:
+    """A copy that shares the parameters' memory (or none, on `meta`) and owns everything else."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        data = parameter.detach() if device is None else parameter.detach().to(device)
+        memo[id(parameter)] = torch.nn.Parameter(data, requires_grad=False)
+    if device is not None:
+        for buffer in model.buffers():
+            memo[id(buffer)] = buffer.detach().to(device)
+    return copy.deepcopy(model, memo)
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.values: list[Value] = []
+        self.nodes: list[Node] = []
+        self.names: dict[str, int] = {}
+        self.constants: dict[int, torch.Tensor] = {}
+        self._known: dict[int, tuple[torch.Tensor, int]] = {}
+        self._storages: dict[int, list[int]] = {}
+        self._written: list[tuple[int, list[int]]] = []
+        self._states: dict[int, tuple[torch.Tensor, int]] = {}
+        self._paths = {id(module): name for name, module in reversed(list(model.named_modules()))}
+        self._stack: list[str] = []
+        for kind, named in (
+            ("parameter", model.named_parameters(remove_duplicate=False)),
+            ("buffer", model.named_buffers(remove_duplicate=False)),
+        ):
+            for name, tensor in named:
+                known = self._known.get(id(tensor))
+                self.names[name] = self.add(tensor, kind, name) if known is None else known[1]
+                self._states[tensor.untyped_storage()._cdata] = (tensor, self.names[name])
+
+    def add(self, tensor: torch.Tensor, kind: str, name: str = "") -> int:
+        index = len(self.values)
+        self.values.append(Value(kind, name, tuple(tensor.shape), tensor.dtype))
+        self._known[id(tensor)] = (tensor, index)
+        self._storages.setdefault(tensor.untyped_storage()._cdata, []).append(index)
+        return index
+
+    def lookup(self, tensor: torch.Tensor) -> int:
+        known = self._known.get(id(tensor))
+        if known is not None:
+            return known[1]
+        state = self._states.get(tensor.untyped_storage()._cdata)
+        if state is not None and state[0].shape == tensor.shape and state[0].stride() == tensor.stride():
+            self._known[id(tensor)] = (tensor, state[1])  # `parameter.data` and the like
+            return state[1]
+        index = self.add(tensor, "constant")
+        if tensor.device.type != "meta":
+            self.constants[index] = tensor.detach().clone()
+        return index
+
+    def _refer(self, tree: Any) -> Any:
+        if isinstance(tree, torch.Tensor):
+            return Ref(self.lookup(tree))
+        if isinstance(tree, (tuple, list)):
+            return type(tree)([self._refer(item) for item in tree]) if type(tree) in (tuple, list) else tuple(
+                self._refer(item) for item in tree
+            )
+        if isinstance(tree, dict):
+            return {key: self._refer(item) for key, item in tree.items()}
+        return tree
+
+    def _source(self) -> Source | None:
+        frame = sys._getframe(2)
+        library: Source | None = None
+        while frame is not None:
+            file = frame.f_code.co_filename
+            if not file.startswith(_SKIPPED_SOURCES):
+                if not file.startswith("<"):
+                    return library or Source(file, frame.f_lineno)
+            elif library is None and file.startswith(_NN_MODULES) and not file.endswith("module.py"):
+                library = Source(file, frame.f_lineno)
+            frame = frame.f_back  # type: ignore[assignment]
+        return library
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        seen_args, seen_kwargs = self._refer(tuple(args)), self._refer(kwargs)
+        # Python scalars read from tensors are frozen into the tape; the values are simply used.
+        result = func(*args, **kwargs)
+        index = len(self.nodes)
+        if func._schema.is_mutable:
+            self._note_write(index, func, args, kwargs)
+        outputs = self._record_outputs(result)
+        if outputs is not None or func._schema.is_mutable:
+            module = self._stack[-1] if self._stack else ""
+            self.nodes.append(Node(index, func, seen_args, seen_kwargs, outputs, module, self._source()))
+        return result
+
+    def _record_outputs(self, result: Any) -> Any:
+        if isinstance(result, torch.Tensor):
+            return Ref(self.add(result, "result"))
+        if isinstance(result, (tuple, list)):
+            items = [self._record_outputs(item) for item in result]
+            return tuple(items) if any(item is not None for item in items) else None
+        return None
+
+    def _note_write(self, index: int, func: Any, args: Any, kwargs: Any) -> None:
+        """Remember which other values alias the memory an in-place operation writes to."""
+        for position, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is None or not argument.alias_info.is_write:
+                continue
+            target = args[position] if position < len(args) else kwargs.get(argument.name)
+            if isinstance(target, torch.Tensor):
+                own = self._known[id(target)][1] if id(target) in self._known else -1
+                aliases = self._storages.get(target.untyped_storage()._cdata, [])
+                self._written.append((index, [alias for alias in aliases if alias != own]))
+
+    def finish(self, outputs: tuple[int, ...]) -> tuple[Node, ...]:
+        """The nodes, each write annotated with the aliases that are still read after it."""
+        if not self._written:
+            return tuple(self.nodes)
+        last_use = dict.fromkeys(outputs, len(self.nodes))
+        for node in self.nodes:
+            for index in refs((node.args, node.kwargs)):
+                last_use[index] = max(last_use.get(index, -1), node.index)
+        nodes = list(self.nodes)
+        for index, aliases in self._written:
+            stale = tuple(alias for alias in aliases if last_use.get(alias, -1) > index)
+            node = nodes[index]
+            nodes[index] = Node(
+                node.index, node.op, node.args, node.kwargs, node.outputs, node.module, node.source, stale
+            )
+        return tuple(nodes)
+
+    @contextlib.contextmanager
+    def module_paths(self) -> Iterator[None]:
+        """Keep the dotted path of the running module while the context is open."""
+
+        def enter(module: torch.nn.Module, _args: Any) -> None:
+            self._stack.append(self._paths.get(id(module), self._stack[-1] if self._stack else ""))
+
+        def leave(_module: torch.nn.Module, _args: Any, _output: Any) -> None:
+            self._stack.pop()
+
+        hooks = (
+            torch.nn.modules.module.register_module_forward_pre_hook(enter),
+            torch.nn.modules.module.register_module_forward_hook(leave),
+        )
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _to(tree: Any, device: str) -> Any:
+    return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), tree)
+
+
+def _clone(tree: Any) -> Any:
+    return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.clone(), tree)
+
+
+def _record(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], device: str | None
+) -> Graph:
+    twin = shadow(model, device).eval()
+    run_args, run_kwargs = (_to((args, kwargs), device) if device else _clone((args, kwargs)))
+    recorder = _Recorder(twin)
+    inputs = tuple(recorder.add(tensor, "input") for tensor in tensors_in((run_args, run_kwargs)))
+    with deterministic_forward(), torch.random.fork_rng(devices=[]), recorder.module_paths(), recorder:
+        result = twin(*run_args, **run_kwargs)
+    leaves = tensors_in(result)
+    if not leaves:
+        raise TraceError(f"the model returned no tensor but {type(result).__name__}")
+    outputs = tuple(recorder.lookup(leaf) for leaf in leaves)
+    tree = pytree.tree_map_only(torch.Tensor, lambda leaf: Ref(recorder.lookup(leaf)), result)
+    return Graph(
+        model=model,
+        args=args,
+        kwargs=kwargs,
+        values=tuple(recorder.values),
+        nodes=recorder.finish(outputs),
+        names=recorder.names,
+        inputs=inputs,
+        outputs=outputs,
+        output_tree=tree,
+        device=device or "real",
+        constants=recorder.constants,
+    )
+
+
+def trace(
+    model: torch.nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    device: str | None = None,
+) -> Graph:
+    """Record one evaluation-mode forward pass of `model(*args, **kwargs)`.
+
+    The model, its parameters, buffers, training mode and the random generator are left as they
+    were. `device` forces the pass to run on `meta` (no data) or `real` (as given); by default
+    meta is tried first. Use a batch of 2 or more: a batch of 1 hides in reshapes.
+
+    Raises TraceError when the model does not run on these inputs.
+    """
+    kwargs = kwargs or {}
+    if not isinstance(args, tuple):
+        args = (args,)
+    if device != "real":
+        try:
+            return _record(model, args, kwargs, "meta")
+        except TraceError:
+            raise
+        except Exception as error:
+            # Code that reads tensor values cannot run on meta; the real pass below decides
+            # whether the model itself is at fault.
+            if device == "meta":
+                raise TraceError(f"the model does not run on the meta device: {_sentence(error)}") from error
+    try:
+        return _record(model, args, kwargs, None)
+    except TraceError:
+        raise
+    except Exception as error:
+        raise TraceError(f"the model's forward raised {_sentence(error)}") from error
+
+
+def _sentence(error: Exception) -> str:
+    first = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {first[0] if first else 'no message'}"

@@ -1,0 +1,200 @@
+"""From facts to classes: connected components, then a decision for every grid.
+
+A grid (heads x head dims, channel-shuffle groups x channels) says that a flat position stays only
+while all its factors stay. Here each grid lets exactly one factor go; which one follows from what
+is known (a factor that ended FIXED leaves the other), and where nothing forces it the factor that
+is a batch of attention wins, else the finer one. Grids that share a factor are decided alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from conformance.partition.labels import Event, Facts, Grid, Labels
+
+_NONE = np.iinfo(np.int64).max
+
+
+@dataclass
+class Classes:
+    """of[label] is the label's class; 0 FIXED. reason[class] is an event index while known."""
+
+    of: Labels
+    events: list[Event]
+    reason: Labels
+
+
+class _Resolver:
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.events = list(facts.events)
+        self.left: list[Labels] = []
+        self.right: list[Labels] = []
+        self.of = np.arange(facts.size, dtype=np.int64)
+        self.count = facts.size
+        self.fixed_by = np.full(facts.size, _NONE, dtype=np.int64)
+        self.fixed_by[0] = _NONE - 1
+
+    # -- bookkeeping ---------------------------------------------------------------------------
+
+    def unite(self, left: Labels, right: Labels) -> None:
+        """Join current classes pairwise at the next `settle`."""
+        self.left.append(left)
+        self.right.append(right)
+
+    def event(self, node: int, reason: str) -> int:
+        self.events.append(Event(node, reason))
+        return len(self.events) - 1
+
+    def fix(self, classes: Labels, event: int) -> None:
+        np.minimum.at(self.fixed_by, classes[classes != 0], event)
+
+    def settle(self) -> None:
+        """Merge united classes, and move every fixed class to 0 remembering why."""
+        if self.left:
+            left, right = np.concatenate(self.left), np.concatenate(self.right)
+            self.left, self.right = [], []
+            apart = (left != right) & (left != 0) & (right != 0)
+            graph = coo_matrix(
+                (np.ones(int(apart.sum()), dtype=np.int8), (left[apart], right[apart])), (self.count, self.count)
+            )
+            count, component = connected_components(graph, directed=False)
+            fixed_by = np.full(count, _NONE, dtype=np.int64)
+            np.minimum.at(fixed_by, component, self.fixed_by)
+            # Label 0 keeps class 0: nothing was united with it (those became events).
+            order = np.arange(count)
+            zero = component[0]
+            order[zero], order[0] = 0, zero
+            self.of = order[component][self.of]
+            self.fixed_by = fixed_by[np.argsort(order)]
+            self.count = count
+
+    def current(self, labels: Labels) -> Labels:
+        """Classes of raw labels, 0 where FIXED."""
+        classes = self.of[labels]
+        return np.where(self.fixed_by[classes] == _NONE, classes, 0)
+
+    # -- grids ---------------------------------------------------------------------------------
+
+    def propagate(self, grid: Grid) -> tuple[bool, bool]:
+        """Apply what is forced. Returns (something new, still undecided)."""
+        flat = self.current(grid.flat).reshape(grid.shape)
+        factors = [self.current(factor) for factor in grid.factors]
+        news = False
+        if not flat.all():
+            reasons = self.fixed_by[self.of[grid.flat]].reshape(grid.shape)
+            for axis, factor in enumerate(factors):
+                others = tuple(other for other in range(flat.ndim) if other != axis)
+                why = np.where(flat == 0, reasons, _NONE).min(axis=others)
+                hit = (why != _NONE) & (factor != 0)
+                if hit.any():
+                    np.minimum.at(self.fixed_by, factor[hit], why[hit])
+                    news = True
+            if news:
+                return True, True
+        free = np.zeros(grid.shape, dtype=np.int64)
+        carrier = np.zeros(grid.shape, dtype=np.int64)
+        for axis, factor in enumerate(factors):
+            line = _along(factor, axis, grid.shape)
+            free += line != 0
+            carrier = np.maximum(carrier, line)
+        single = (free == 1) & (flat != carrier)
+        if single.any():
+            self.unite(flat[single], carrier[single])
+            news = True
+        lost = (free == 0) & (flat != 0)
+        if lost.any():
+            self.fix(flat[lost], self.event(grid.node, "both factors of a reshaped dimension are fixed"))
+            news = True
+        undecided = bool((free > 1).any())
+        if undecided and not news:
+            for axis, factor in enumerate(factors):
+                if grid.shape[axis] > 1 and factor.any() and (flat == flat.take([0], axis=axis)).all():
+                    event = self.event(grid.node, "repeats the same groups along a reshaped dimension")
+                    self.fix(factor, event)
+                    return True, True
+        return news, undecided
+
+    def decide(self, grids: list[Grid]) -> None:
+        """Choose the factor that may go for every grid nothing forces."""
+        batch = self._set(self.facts.batches)
+        copies = self._set(self.facts.copies)
+        keep, drop = np.zeros(self.count, dtype=bool), np.zeros(self.count, dtype=bool)
+        for grid in grids:
+            factors = [self.current(factor) for factor in grid.factors]
+            options = [axis for axis, factor in enumerate(factors) if factor.any()]
+            if len(options) < 2:
+                continue
+
+            def preference(axis: int, factors: list[Labels] = factors) -> tuple[bool, bool, bool, bool, int, int]:
+                own = factors[axis][factors[axis] != 0]
+                return (
+                    not drop[own].any(),
+                    bool(keep[own].any()),
+                    bool(batch[own].any()),
+                    not copies[own].any(),
+                    np.unique(own).size,
+                    -axis,
+                )
+
+            best = max(options, key=preference)
+            for axis in options:
+                own = factors[axis][factors[axis] != 0]
+                if axis == best:
+                    keep[own] = True
+                else:
+                    drop[own] = True
+                    event = self.event(grid.node, "the other factor of this reshape was chosen to carry the groups")
+                    self.fix(own, event)
+
+    def _set(self, arrays: list[Labels]) -> npt.NDArray[np.bool_]:
+        chosen = np.zeros(self.count, dtype=bool)
+        for labels in arrays:
+            chosen[self.current(labels)] = True
+        chosen[0] = False
+        return chosen
+
+    def run(self) -> Classes:
+        facts = self.facts
+        if facts.left:
+            nodes = np.repeat(np.asarray(facts.join_nodes), [labels.size for labels in facts.left])
+            left, right = np.abs(np.concatenate(facts.left)), np.abs(np.concatenate(facts.right))
+            half = (left == 0) != (right == 0)
+            where, which = np.unique(nodes[half], return_inverse=True)
+            first = len(self.events)
+            self.events += [Event(int(node), "joins it to a fixed dimension") for node in where]
+            np.minimum.at(self.fixed_by, np.maximum(left[half], right[half]), first + which)
+            self.unite(left, right)
+        for labels, event in zip(facts.fixed_labels, facts.fixed_events, strict=True):
+            self.fix(labels, event)
+        self.settle()
+        pending = facts.grids
+        while pending:
+            news, undecided = False, []
+            for grid in pending:
+                changed, open_ = self.propagate(grid)
+                news |= changed
+                if open_ or changed:
+                    undecided.append(grid)
+            self.settle()
+            if not news:
+                self.decide(undecided)
+            pending = undecided
+        fixed_class = self.fixed_by != _NONE
+        return Classes(np.where(fixed_class[self.of], 0, self.of), self.events, self.fixed_by[self.of])
+
+
+def _along(factor: Labels, axis: int, shape: tuple[int, ...]) -> Labels:
+    view = [1] * len(shape)
+    view[axis] = factor.size
+    return factor.reshape(view)
+
+
+def resolve(facts: Facts) -> Classes:
+    """Decide every class. Terminates: each round fixes or unites something, or decides all grids."""
+    return _Resolver(facts).run()

@@ -1,0 +1,172 @@
+"""Make a report from models' reports, and the tables that every rendering of it shows."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from conformance.report.environment import tool_version
+from conformance.report.schema import CheckResult, ModelReport, Outcome, Report
+
+VERDICTS = {
+    Outcome.PASS: "conforms",
+    Outcome.FAIL: "does not conform",
+    Outcome.UNSUPPORTED: "unsupported",
+    Outcome.SKIPPED: "skipped",
+    Outcome.ERROR: "error",
+}
+# What a counterexample may carry, in the order a reader wants it; anything else follows by name.
+_DETAIL_NAMES = {
+    "selection": "removed",
+    "selection_size": "groups removed",
+    "first_diverging_module": "first diverging module",
+    "max_abs": "largest difference",
+    "repeat": "repeat with",
+}
+_LONGEST_LIST = 12
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text: right names the columns whose numbers are aligned to the right."""
+
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    right: frozenset[int] = frozenset()
+
+
+def build_report(
+    models: Sequence[ModelReport], *, command: Sequence[str], environment: dict[str, str]
+) -> Report:
+    """One run's report, stamped with the present time (UTC, whole seconds)."""
+    now = dt.datetime.now(dt.UTC).replace(microsecond=0)
+    return Report(
+        tool_version=tool_version(),
+        created=now.isoformat(),
+        command=list(command),
+        environment=environment,
+        models=list(models),
+    )
+
+
+def count(number: float) -> str:
+    """11 689 512 -> `11.7 M`, for parameters and FLOPs."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(number) >= size:
+            return (
+                f"{number / size:.3g} {unit}" if abs(number) < 999.5 * size else f"{number / size:.0f} {unit}"
+            )
+    return f"{number:g}"
+
+
+def kinds(model: ModelReport) -> str:
+    """`channel 64, head 12`, most first; `none` without groups."""
+    ordered = sorted(model.kinds.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{kind} {size}" for kind, size in ordered if size) or "none"
+
+
+def headline(model: ModelReport) -> str:
+    """One sentence: the verdict and how the checks went."""
+    tally = ", ".join(f"{number} {outcome}" for outcome, number in sorted(model.counts().items()))
+    parts = [
+        f"level {model.level}",
+        f"seed {model.seed}",
+        *([tally] if tally else []),
+        f"{model.seconds:.1f} s",
+    ]
+    reason = f": {model.reason}" if model.reason else ""
+    return f"{model.spec} {VERDICTS[model.outcome]}{reason} ({', '.join(parts)})"
+
+
+def facts(model: ModelReport) -> list[tuple[str, str]]:
+    """Name and value of what is known of the model besides its checks; empty when it never ran."""
+    if not model.parameters and not model.kinds:
+        return []
+    found = [
+        ("parameters", f"{count(model.parameters)}, {model.removable_parameters:.1%} of them removable"),
+        ("FLOPs", count(model.flops)),
+        ("groups", kinds(model)),
+    ]
+    if model.subnets:
+        found.append(("subnets", ", ".join(f"{kind} {n}" for kind, n in sorted(model.subnets.items()))))
+    if model.trace_device:
+        found.append(("traced on", model.trace_device))
+    return found
+
+
+def group_table(model: ModelReport) -> Table:
+    """All removable axes, the one that saves most parameters first."""
+    rows = sorted(model.groups, key=lambda row: (-row.parameters, row.axis))
+    return Table(
+        ("axis", "kind", "groups", "zero", "parameters", "FLOPs"),
+        tuple((r.axis, r.kind, str(r.size), r.mode, count(r.parameters), count(r.flops)) for r in rows),
+        frozenset({2, 4, 5}),
+    )
+
+
+def held_back_table(model: ModelReport) -> Table:
+    """Why slices cannot be removed, the reason that holds most parameters first."""
+    rows = sorted(model.held_back, key=lambda row: (-row.parameters, row.reason))
+    return Table(
+        ("held back because", "slices", "parameters", "for example"),
+        tuple((r.reason, str(r.slices), count(r.parameters), ", ".join(r.examples[:3])) for r in rows),
+        frozenset({1, 2}),
+    )
+
+
+def check_table(model: ModelReport) -> Table:
+    """All checks in the order they ran."""
+    return Table(
+        ("check", "level", "outcome", "compared", "seconds", "what it checks"),
+        tuple(
+            (c.id, f"{c.level} {c.severity}", c.outcome.value, str(c.exercised), f"{c.seconds:.1f}", c.title)
+            for c in model.checks
+        ),
+        frozenset({3, 4}),
+    )
+
+
+def summary_table(models: Iterable[ModelReport]) -> Table:
+    """One row a model."""
+    return Table(
+        ("model", "verdict", "parameters", "removable", "groups", "seconds", "reason"),
+        tuple(
+            (
+                model.spec,
+                VERDICTS[model.outcome],
+                count(model.parameters) if model.parameters else "",
+                f"{model.removable_parameters:.1%}" if model.parameters else "",
+                kinds(model) if model.parameters else "",
+                f"{model.seconds:.1f}",
+                model.reason,
+            )
+            for model in models
+        ),
+        frozenset({2, 3, 5}),
+    )
+
+
+def unhappy(model: ModelReport) -> list[CheckResult]:
+    """The checks a reader must see in full: all that neither passed nor were skipped."""
+    return [check for check in model.checks if check.outcome not in (Outcome.PASS, Outcome.SKIPPED)]
+
+
+def detail_lines(check: CheckResult) -> list[tuple[str, str]]:
+    """Name and value of each detail of a check, the counterexample's first."""
+    known = [key for key in _DETAIL_NAMES if key in check.details]
+    rest = sorted(key for key in check.details if key not in _DETAIL_NAMES)
+    names = [(_DETAIL_NAMES.get(key, key.replace("_", " ")), check.details[key]) for key in (*known, *rest)]
+    return [(name, _value(value)) for name, value in names if value is not None]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_value(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        more = f", and {len(value) - _LONGEST_LIST} more" if len(value) > _LONGEST_LIST else ""
+        return ", ".join(_value(inner) for inner in value[:_LONGEST_LIST]) + more
+    return str(value)

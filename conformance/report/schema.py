@@ -1,0 +1,114 @@
+"""The report as data: what `report.json` holds. Every other rendering is made from it.
+
+`SCHEMA_VERSION` changes its first number when a field is removed or changes meaning.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = "1.0"
+
+
+class Outcome(StrEnum):
+    """What a check, or a model, came to. Only `pass` counts as a pass."""
+
+    PASS = "pass"  # noqa: S105 - a verdict, no password
+    FAIL = "fail"
+    UNSUPPORTED = "unsupported"
+    SKIPPED = "skipped"
+    ERROR = "error"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CheckResult(_Frozen):
+    """One check on one model. exercised counts the comparisons made; 0 is never a pass."""
+
+    id: str
+    title: str
+    level: int
+    severity: Literal["MUST", "SHOULD"]
+    spec: str
+    outcome: Outcome
+    message: str = ""
+    exercised: int = 0
+    seconds: float = 0.0
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class GroupRow(_Frozen):
+    """One row of the group table: all groups that share an axis (the channels of one convolution...).
+
+    kind: channel, head, neuron, embedding or parameter. size: how many groups. mode: how they become
+    zero (producers or consumers). parameters and flops: what removing all of them would save.
+    """
+
+    axis: str
+    kind: str
+    size: int
+    mode: str
+    parameters: int
+    flops: int
+
+
+class HeldBack(_Frozen):
+    """Slices that cannot be removed, and the operation that holds them."""
+
+    reason: str
+    slices: int
+    parameters: int
+    examples: list[str]
+
+
+class ModelReport(_Frozen):
+    """Everything found about one model."""
+
+    spec: str
+    outcome: Outcome
+    reason: str = ""
+    level: int
+    seed: int
+    seconds: float
+    parameters: int = 0
+    flops: int = 0
+    trace_device: str = ""
+    kinds: dict[str, int] = Field(default_factory=dict)
+    removable_parameters: float = 0.0
+    subnets: dict[str, int] = Field(default_factory=dict)
+    unverified: list[str] = Field(default_factory=list)
+    groups: list[GroupRow] = Field(default_factory=list)
+    held_back: list[HeldBack] = Field(default_factory=list)
+    checks: list[CheckResult] = Field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        """How many checks came to each outcome."""
+        found: dict[str, int] = {}
+        for check in self.checks:
+            found[check.outcome.value] = found.get(check.outcome.value, 0) + 1
+        return found
+
+
+class Report(_Frozen):
+    """One run of the command over one or more models."""
+
+    schema_version: str = SCHEMA_VERSION
+    tool: str = "pruning-conformance"
+    tool_version: str
+    created: str
+    command: list[str]
+    environment: dict[str, str]
+    models: list[ModelReport]
+
+    @property
+    def exit_code(self) -> int:
+        """0 every model conforms, 1 one does not (unsupported included), 3 an internal error."""
+        outcomes = {model.outcome for model in self.models}
+        if Outcome.ERROR in outcomes:
+            return 3
+        return 0 if outcomes <= {Outcome.PASS} and outcomes else 1

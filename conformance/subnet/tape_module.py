@@ -1,0 +1,147 @@
+"""A subnet that replays the traced graph with smaller sizes: works where the class cannot.
+
+State keeps its dotted names, so the state_dict has the full model's keys. Sizes are those of the
+example inputs (batch included): a graph subnet runs on inputs of the traced shapes only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from conformance.errors import ExtractionError
+from conformance.graph.tape import Graph, Ref, refs, replace, tensors_in
+from conformance.partition.selection import Selection
+from conformance.subnet.resize import resized
+from conformance.subnet.state import sliced, tensor_at
+
+_SPLITS = {"aten::split", "aten::chunk", "aten::tensor_split", "aten::unsafe_split", "aten::unsafe_chunk"}
+
+
+_VIEWS = {"aten.view.default", "aten._unsafe_view.default"}
+_RESHAPE = torch.ops.aten.reshape.default
+
+
+class _Holder(torch.nn.Module):
+    """A module that only owns state, so that dotted names survive."""
+
+
+class GraphSubnet(torch.nn.Module):
+    """Replays a tape. forward takes the same arguments as the traced call."""
+
+    def __init__(self, graph: Graph, choice: Selection) -> None:
+        super().__init__()
+        self._names: dict[int, str] = {}
+        source = graph.model
+        for index, names in graph.owners().items():
+            original = tensor_at(source, names[0])
+            tensor = sliced(original, choice, index)
+            kept: torch.Tensor = tensor
+            if isinstance(original, torch.nn.Parameter):
+                kept = torch.nn.Parameter(tensor, requires_grad=original.requires_grad)
+            for name in names:
+                _place(self, name, kept)
+            self._names[index] = names[0]
+        self._constants = {index: tensor.clone() for index, tensor in graph.constants.items()}
+        self._inputs = graph.inputs
+        self._input_shapes = tuple(graph.values[index].shape for index in graph.inputs)
+        self._output_tree = graph.output_tree
+        self._program = _program(graph, choice)
+        self._last_use = _last_use(self._program, graph)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> GraphSubnet:
+        """The graph was recorded in evaluation mode and stays in it."""
+        return super().train(False) if mode else super().train(mode)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        leaves = tensors_in((args, kwargs))
+        shapes = tuple(tuple(leaf.shape) for leaf in leaves)
+        if shapes != self._input_shapes:
+            raise ExtractionError(f"a graph subnet runs on inputs of shapes {self._input_shapes}, got {shapes}")
+        device = next((leaf.device for leaf in leaves), torch.device("cpu"))
+        env: dict[int, Any] = dict(zip(self._inputs, leaves, strict=True))
+        env |= {index: tensor_at(self, name) for index, name in self._names.items()}
+        env |= {index: tensor.to(device) for index, tensor in self._constants.items()}
+        for step, (op, step_args, step_kwargs, outputs) in enumerate(self._program):
+            result = op(*replace(step_args, lambda r: env[r.index]), **_on(device, replace(step_kwargs, lambda r: env[r.index])))
+            _bind(env, outputs, result)
+            for index in self._last_use.get(step, ()):
+                env.pop(index, None)
+        return pytree.tree_map_only(Ref, lambda ref: env[ref.index], self._output_tree)
+
+
+def _on(device: torch.device, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Creation operations were recorded on the tracing device."""
+    return {**kwargs, "device": device} if kwargs.get("device") is not None else kwargs
+
+
+def _bind(env: dict[int, Any], outputs: Any, result: Any) -> None:
+    if isinstance(outputs, Ref):
+        env[outputs.index] = result
+    elif isinstance(outputs, (tuple, list)):
+        for output, item in zip(outputs, result, strict=True):
+            _bind(env, output, item)
+
+
+def _place(root: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    owner = root
+    for part in path.split(".") if path else []:
+        if part not in owner._modules:
+            owner.add_module(part, _Holder())
+        owner = owner._modules[part]  # type: ignore[assignment]
+    if isinstance(tensor, torch.nn.Parameter):
+        owner.register_parameter(leaf, tensor)
+    else:
+        owner.register_buffer(leaf, tensor)
+
+
+def _program(graph: Graph, choice: Selection) -> list[tuple[Any, Any, Any, Any]]:
+    program = []
+    for node in graph.nodes:
+        if node.op._schema.name in _SPLITS:
+            program.append(_as_sizes(graph, choice, node))
+            continue
+        # Smaller tensors may come out with other strides, on which `view` is stricter than needed.
+        op = _RESHAPE if node.name in _VIEWS else node.op
+        bound = resized(graph, choice, node)
+        if bound is None:
+            program.append((op, node.args, node.kwargs, node.outputs))
+            continue
+        positional = []
+        schema = node.op._schema.arguments
+        named = {argument.name for argument in schema if argument.kwarg_only}
+        for argument in schema:
+            if argument.name in named:
+                continue
+            if argument.name not in bound:
+                break
+            positional.append(bound[argument.name])
+        program.append((op, tuple(positional), {k: v for k, v in bound.items() if k in named}, node.outputs))
+    return program
+
+
+def _as_sizes(graph: Graph, choice: Selection, node: Any) -> tuple[Any, Any, Any, Any]:
+    """Equal pieces may become unequal: split by explicit sizes."""
+    arguments = [argument.name for argument in node.op._schema.arguments]
+    bound = {**dict(zip(arguments, node.args, strict=False)), **node.kwargs}
+    outputs = list(refs(node.outputs))
+    dim = bound.get("dim", 0)
+    sizes = [choice.shape(index)[dim] for index in outputs]
+    return torch.ops.aten.split_with_sizes.default, (bound["self"], sizes, dim), {}, node.outputs
+
+
+def _last_use(program: list[tuple[Any, Any, Any, Any]], graph: Graph) -> dict[int, list[int]]:
+    """Which values may be dropped after each step, to hold memory down."""
+    last: dict[int, int] = {}
+    for step, (_, args, kwargs, outputs) in enumerate(program):
+        for index in refs((args, kwargs, outputs)):
+            last[index] = step
+    drops: dict[int, list[int]] = {}
+    for index, step in last.items():
+        if index not in graph.outputs:
+            drops.setdefault(step, []).append(index)
+    return drops
