@@ -1,13 +1,14 @@
 """Proves that a structurally pruned subnet computes exactly what the full model computes.
 
-    import conformance as pc
-    graph = pc.trace(model, args)
-    groups = pc.partition(graph)
-    choice = groups.sample(fraction=0.5, seed=0)
-    full, subnet = pc.zero(model, choice), pc.extract(model, choice)
-    pc.assert_equivalent(full, subnet, args)
+import conformance as pc
+graph = pc.trace(model, args)
+groups = pc.partition(graph)
+choice = groups.sample(fraction=0.5, seed=0)
+full, subnet = pc.zero(model, choice), pc.extract(model, choice)
+pc.assert_equivalent(full, subnet, args)
 """
 
+from conformance.checks.door import check_model
 from conformance.equivalence.compare import assert_equivalent, equivalent
 from conformance.equivalence.verdict import Status, Verdict
 from conformance.graph.tape import Graph
@@ -28,6 +29,7 @@ __all__ = [
     "Status",
     "Verdict",
     "assert_equivalent",
+    "check_model",
     "equivalent",
     "extract",
     "kind_of",

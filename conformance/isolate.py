@@ -69,13 +69,15 @@ def check_here(request: Request, progress: Progress | None = None) -> ModelRepor
     """Load and check the model in this process. Raises UsageError when it cannot be loaded."""
     import torch
 
-    from conformance.checks.runner import check
     from conformance.spec_loader import load
 
     if request.threads:
         torch.set_num_threads(request.threads)
+    backend = load(request.spec, request.input_shape)  # first: what is wrong with the SPEC comes at once
+    from conformance.checks.runner import check
+
     return check(
-        load(request.spec, request.input_shape),
+        backend,
         level=request.level,
         seed=request.seed,
         device=request.device,

@@ -59,7 +59,9 @@ def _around(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def _is_statistic(module: torch.nn.Module, name: str, buffer: torch.Tensor) -> bool:
     """Buffers of a normalisation layer: one-dimensional, constant, beside each other."""
-    return buffer.ndim == 1 and name in {"running_mean", "running_var", "weight", "bias"} and _degenerate(buffer)
+    return (
+        buffer.ndim == 1 and name in {"running_mean", "running_var", "weight", "bias"} and _degenerate(buffer)
+    )
 
 
 def _statistic(name: str, buffer: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

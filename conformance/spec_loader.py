@@ -16,15 +16,18 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import random
 import sys
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
@@ -45,16 +48,17 @@ def load(spec: str, input_shape: tuple[int, ...] | None = None) -> Backend:
     kind, left, right = locate(spec)
     if kind == "collection":
         return collection(left).get(right, input_shape)
-    module = _module_from_file(left) if kind == "file" else _module_by_name(left)
-    build = _callable(module, left, right)
-    return _backend(spec, build, input_shape, source=left)
+    with _fixed_randomness():
+        module = _module_from_file(left) if kind == "file" else _module_by_name(left)
+        build = _callable(module, left, right)
+        return _backend(spec, build, input_shape, source=left)
 
 
 def locate(spec: str) -> tuple[str, str, str]:
     """What kind of SPEC this is (collection, file or module), and the parts before and after its colon.
 
     Runs no code of the user's: enough to refuse most wrong SPECs before a long run starts. Raises
-    UsageError for a SPEC of no known form, a missing file, an unknown prefix and an unknown module.
+    UsageError for a SPEC of no known form, a missing file, an unknown prefix or top-level module.
     """
     left, colon, right = spec.partition(":")
     if ".py:" in spec or spec.endswith(".py"):  # a Windows path has a colon of its own
@@ -69,7 +73,7 @@ def locate(spec: str) -> tuple[str, str, str]:
         refuse_shadowed(_registered()[left])
         return "collection", left, right
     _allow_working_directory(left)
-    if not _importable(left):
+    if not _importable(left.partition(".")[0]):
         raise UsageError(_unknown_left(spec, left))
     return "module", left, right
 
@@ -124,14 +128,12 @@ def _unknown_left(spec: str, left: str) -> str:
     return f"{spec!r}: {left!r} is neither a collection ({names}) nor a module that can be imported{near}"
 
 
-def _importable(name: str) -> bool:
-    """Whether every package on the way and the module itself can be found; imports the packages only."""
+def _importable(package: str) -> bool:
+    """Whether Python finds the top-level package or module; imports nothing."""
     try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError, AttributeError):
-        return False
-    except Exception as error:
-        raise UsageError(f"importing the package of {name} raised {_first_line(error)}") from error
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # a module made by hand, without a spec, or an empty name
+        return package in sys.modules
 
 
 def _allow_working_directory(name: str) -> None:
@@ -228,10 +230,7 @@ def _call(build: Callable[[], Any], spec: str) -> tuple[torch.nn.Module, Any]:
 def _backend(
     spec: str, call: Callable[[], Any], input_shape: tuple[int, ...] | None, *, source: str
 ) -> Backend:
-    # The user's inputs are often drawn at random: the same ones must come back in every run.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        first, given = _call(call, spec)
+    first, given = _call(call, spec)
     inputs: Callable[[int, torch.Generator], Inputs]
     if input_shape is not None:
         inputs = normal_inputs(input_shape)
@@ -240,6 +239,21 @@ def _backend(
     else:
         raise UsageError(f"{spec} returned no inputs: give --input-shape (without the batch), e.g. 3,64,64")
     return Backend(name=spec, build=_Fresh(call, spec, first), inputs=inputs, source=source)
+
+
+@contextmanager
+def _fixed_randomness() -> Iterator[None]:
+    """The user's code draws the same in every run, and the caller's generators stay where they are."""
+    python, array = random.getstate(), np.random.get_state()  # noqa: NPY002 - what user code draws from
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            random.seed(0)
+            np.random.seed(0)  # noqa: NPY002
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(array)  # noqa: NPY002
 
 
 def normal_inputs(shape: tuple[int, ...]) -> Callable[[int, torch.Generator], Inputs]:

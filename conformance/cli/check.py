@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,15 +24,20 @@ from conformance.cli.options import (
     parse_shape,
     positive,
 )
+from conformance.cli.run import Finished, run_all, threads_for
 from conformance.errors import UsageError
-from conformance.report.terminal import STYLES, Screen, show_model
+from conformance.isolate import Limits, Request
+from conformance.report.build import build_report, summary_table
+from conformance.report.environment import environment
+from conformance.report.files import make_folder, write_report
+from conformance.report.terminal import STYLES, Screen, show_model, show_model_briefly
 
 
 def check(
     ctx: typer.Context,
     specs: Annotated[
         list[str],
-        typer.Argument(metavar="SPEC...", help="prefix:name, package.module:callable or path/file.py:callable."),
+        typer.Argument(metavar="SPEC", help="prefix:name, package.module:callable or path/file.py:callable."),
     ],
     input_shape: ShapeOption = None,
     level: LevelOption = 2,
@@ -47,7 +51,8 @@ def check(
     in_process: Annotated[
         bool,
         typer.Option(
-            "--in-process", help="Check in this process: no limits, one at a time, a debugger can be attached."
+            "--in-process",
+            help="Check in this process: no limits, one at a time, a debugger can be attached.",
         ),
     ] = False,
     traceback: TracebackOption = False,
@@ -55,16 +60,13 @@ def check(
     """Check that every pruned subnet of the models computes what the full model computes.
 
     A SPEC other than prefix:name runs the code in it, with your rights: give only code you trust. Each
-    model runs in a process of its own. Ends with 0 when every model conforms, 1 when one does not, 2 for
-    a wrong SPEC or option, 3 when a model ran into a limit, crashed or met an internal error.
+    model runs in a process of its own. One model is shown in full, several in brief (--report has all).
+    Ends with 0 when every model conforms, 1 when one does not, 2 for a wrong SPEC or option, 3 when a
+    model ran into a limit, crashed or met an internal error.
     """
-    from conformance.cli.run import Finished, run_all, threads_for
-    from conformance.isolate import Limits, Request
-    from conformance.report.build import build_report, summary_table
-    from conformance.report.environment import environment
-    from conformance.report.files import make_folder, write_report
     from conformance.spec_loader import locate
 
+    settings = Settings.of(ctx)
     limits = Limits(positive(timeout, "--timeout"), positive(memory, "--memory"))
     if in_process and (limits != Limits() or jobs > 1):
         raise UsageError("--in-process has no process to limit: leave out --timeout, --memory and --jobs")
@@ -74,15 +76,17 @@ def check(
     if report is not None:
         make_folder(report)
     threads = threads_for(jobs)
-    requests = [Request(spec, level, seed, place, dtype.value, shape, threads) for spec in dict.fromkeys(specs)]
+    requests = [
+        Request(spec, level, seed, place, dtype.value, shape, threads) for spec in dict.fromkeys(specs)
+    ]
     screen = Screen()
 
     def show(finished: Finished) -> None:
-        _show(screen, finished, with_trace=_wants_trace(ctx))
+        _show(screen, finished, briefly=len(requests) > 1, with_trace=settings.traceback)
 
     results = run_all(requests, limits, screen, show, jobs=jobs, in_process=in_process)
     models = [finished.report for finished in results]
-    built = build_report(models, command=_command(), environment=environment(place, threads))
+    built = build_report(models, command=settings.command, environment=environment(place, threads))
     if len(models) > 1:
         screen.line()
         screen.table(summary_table(models), indent=0)
@@ -93,26 +97,13 @@ def check(
     raise typer.Exit(2 if unusable else built.exit_code)
 
 
-def _show(screen: Screen, finished: object, *, with_trace: bool) -> None:
-    from conformance.cli.run import Finished
-
-    if not isinstance(finished, Finished):
-        raise TypeError(f"expected a finished model, not {type(finished).__name__}")
+def _show(screen: Screen, finished: Finished, *, briefly: bool, with_trace: bool) -> None:
     if finished.usage:
         print(f"error: {finished.usage}", file=sys.stderr, flush=True)
         return
-    show_model(screen, finished.report)
+    (show_model_briefly if briefly else show_model)(screen, finished.report)
     if finished.trace and with_trace:
         print(finished.trace, file=sys.stderr, flush=True)
     elif finished.trace:
-        screen.line("  --traceback shows where", STYLES[finished.report.outcome])
+        screen.line("  --traceback shows more", STYLES[finished.report.outcome])
     screen.line()
-
-
-def _wants_trace(ctx: typer.Context) -> bool:
-    return isinstance(ctx.obj, Settings) and ctx.obj.traceback
-
-
-def _command() -> list[str]:
-    """The command line as a reader would type it: without the path of the program."""
-    return [Path(sys.argv[0]).name if sys.argv[0] else "conformance", *sys.argv[1:]]

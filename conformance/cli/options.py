@@ -6,7 +6,7 @@ Nothing here imports torch: help and usage errors come at once.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,13 @@ from conformance.errors import UsageError
 class Settings:
     """What holds for the whole command; the option callbacks fill it in."""
 
+    command: list[str] = field(default_factory=lambda: ["conformance"])
     traceback: bool = False
+
+    @classmethod
+    def of(cls, ctx: typer.Context) -> Settings:
+        """The settings that main() handed to typer."""
+        return ctx.obj if isinstance(ctx.obj, Settings) else cls()
 
 
 class Dtype(StrEnum):
@@ -32,7 +38,7 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
-def _remember_traceback(ctx: typer.Context, value: bool) -> bool:  # noqa: FBT001 - typer's signature
+def _remember_traceback(ctx: typer.Context, value: bool) -> bool:
     if value and isinstance(ctx.obj, Settings):
         ctx.obj.traceback = True
     return value
@@ -43,7 +49,9 @@ def parse_shape(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     if not re.fullmatch(r"\s*[1-9]\d*\s*(,\s*[1-9]\d*\s*)*", text):
-        raise UsageError(f"--input-shape {text!r} is not positive sizes with commas between them, like 3,64,64")
+        raise UsageError(
+            f"--input-shape {text!r} is not positive sizes with commas between them, like 3,64,64"
+        )
     return tuple(int(size) for size in text.split(","))
 
 
@@ -91,7 +99,7 @@ LevelOption = Annotated[
     typer.Option(
         min=0,
         max=2,
-        help="0: runs and repeats; 1: groups and subnets are valid; 2: subnets are exact. Includes the lower ones.",
+        help="0: runs and repeats; 1: groups and subnets are valid, too; 2: subnets are exact, too.",
     ),
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the weights, inputs and selections.")]
@@ -101,10 +109,12 @@ JobsOption = Annotated[
     int, typer.Option("--jobs", "-j", min=1, help="Models checked at once, each in a process of its own.")
 ]
 TimeoutOption = Annotated[
-    float | None, typer.Option(metavar="SECONDS", help="Wall-clock limit a model; over it, its outcome is error.")
+    float | None,
+    typer.Option(metavar="SECONDS", help="Wall-clock limit a model; over it, its outcome is error."),
 ]
 MemoryOption = Annotated[
-    float | None, typer.Option(metavar="GIB", help="Resident memory limit a model; over it, its outcome is error.")
+    float | None,
+    typer.Option(metavar="GIB", help="Resident memory limit a model; over it, its outcome is error."),
 ]
 ReportOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Write report.json and report.md there.", file_okay=False)

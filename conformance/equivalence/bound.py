@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from conformance.graph.tape import tensors_in
 from conformance.graph.trace import deterministic_forward, shadow
@@ -24,8 +25,8 @@ FLOOR = 2.0**-44
 
 def error_bound(model: torch.nn.Module, given: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[Any, float]:
     """(outputs of the float64 model, largest acceptable difference relative to the largest output)."""
-    outputs = _run(model, given)
-    moved = _run(_perturbed(model), given)
+    outputs = evaluate_wide(model, given)
+    moved = evaluate_wide(_perturbed(model), given)
     worst = 0.0
     for a, b in zip(tensors_in(outputs), tensors_in(moved), strict=True):
         if a.is_floating_point() and a.shape == b.shape and torch.isfinite(a).any():
@@ -46,8 +47,37 @@ def _perturbed(model: torch.nn.Module) -> torch.nn.Module:
     return twin
 
 
-def _run(model: torch.nn.Module, given: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+class _Wide(TorchDispatchMode):
+    """Keeps a computation in float64: code that casts down to a narrower float gets float64 instead."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        dtype = kwargs.get("dtype")
+        if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+            kwargs["dtype"] = torch.float64
+        result = _DECOMPOSED.get(func, func)(*args, **kwargs)
+        if func._schema.is_mutable:
+            return result
+        return pytree.tree_map_only(torch.Tensor, _widened, result)
+
+
+def _widened(leaf: torch.Tensor) -> torch.Tensor:
+    """Constants made in the default type join the computation at its own width."""
+    return leaf.double() if leaf.is_floating_point() else leaf
+
+
+def _grouped_mm(a: torch.Tensor, b: torch.Tensor, ends: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    """aten._grouped_mm has no float64 kernel: one product for each expert's rows."""
+    rows = torch.tensor_split(a, ends[:-1].tolist())
+    return torch.cat([part @ b[expert] for expert, part in enumerate(rows)])
+
+
+_DECOMPOSED = {torch.ops.aten._grouped_mm.default: _grouped_mm} if hasattr(torch.ops.aten, "_grouped_mm") else {}
+
+
+def evaluate_wide(model: torch.nn.Module, given: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+    """One forward pass of a float64 model in float64 throughout."""
     args, kwargs = pytree.tree_map_only(torch.Tensor, lambda leaf: leaf.clone(), given)
-    with deterministic_forward(), torch.random.fork_rng(devices=[]):
+    with deterministic_forward(), torch.random.fork_rng(devices=[]), _Wide():
         torch.manual_seed(0)
         return model.eval()(*args, **kwargs)

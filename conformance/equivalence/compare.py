@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from conformance.equivalence.bound import error_bound
+from conformance.equivalence.bound import error_bound, evaluate_wide
 from conformance.equivalence.field import mode as field_mode
 from conformance.equivalence.field.modulus import PRIMES, Field
+from conformance.equivalence.field.table import storage
 from conformance.equivalence.verdict import Status, Verdict
 from conformance.errors import UnsupportedOperation, UsageError
 from conformance.graph.tape import tensors_in
 from conformance.graph.trace import deterministic_forward, shadow
+from conformance.subnet.tape_module import GraphSubnet
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -94,7 +96,7 @@ def residues(given: Arguments, arithmetic: Field, seed: int) -> Arguments:
     def draw(leaf: torch.Tensor) -> torch.Tensor:
         if not leaf.is_floating_point():
             return leaf
-        return arithmetic.random(tuple(leaf.shape), generator).to(leaf.device)
+        return arithmetic.random(tuple(leaf.shape), generator).to(storage(leaf.dtype)).to(leaf.device)
 
     drawn: Arguments = pytree.tree_map_only(torch.Tensor, draw, given)
     return drawn
@@ -117,11 +119,14 @@ def doubled(model: torch.nn.Module, given: Arguments) -> tuple[torch.nn.Module, 
 
 
 def _float64(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, seed: int, number: int) -> Verdict:
+    if isinstance(subnet, GraphSubnet):
+        # A tape holds constants of the traced dtype (an eps, a mask's minimum): so must the reference.
+        full = subnet.whole(full)
     wide_full, wide = doubled(full, given)
     wide_subnet, _ = doubled(subnet, given)
     try:
         left, bound = error_bound(wide_full, wide)
-        right = evaluate(wide_subnet, wide)
+        right = evaluate_wide(wide_subnet, wide)
     except Exception as error:
         return Verdict(Status.DIFFERENT, "float64", _raised(error))
     worst = _largest(left, right)

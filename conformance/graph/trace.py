@@ -16,6 +16,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -58,6 +60,28 @@ def shadow(model: torch.nn.Module, device: str | None = None) -> torch.nn.Module
     return copy.deepcopy(model, memo)
 
 
+class _NeedsDataError(Exception):
+    """The meta pass cannot go on; the real pass can."""
+
+
+def _layout(tensor: torch.Tensor) -> tuple[object, ...]:
+    return (tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype)
+
+
+def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two views of one storage share an element (exactly, for views of up to 2**22)."""
+    if a.numel() > 1 << 22 or b.numel() > 1 << 22:
+        return True
+    return bool(np.intersect1d(_places(a), _places(b)).size)
+
+
+def _places(tensor: torch.Tensor) -> npt.NDArray[np.int64]:
+    places = np.array([tensor.storage_offset()])
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        places = (places[:, None] + np.arange(size)[None, :] * stride).reshape(-1)
+    return places
+
+
 class _Recorder(TorchDispatchMode):
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
@@ -66,9 +90,8 @@ class _Recorder(TorchDispatchMode):
         self.names: dict[str, int] = {}
         self.constants: dict[int, torch.Tensor] = {}
         self._known: dict[int, tuple[torch.Tensor, int]] = {}
-        self._storages: dict[int, list[int]] = {}
+        self._storages: dict[int, list[tuple[torch.Tensor, int]]] = {}
         self._written: list[tuple[int, list[int]]] = []
-        self._states: dict[int, tuple[torch.Tensor, int]] = {}
         self._paths = {id(module): name for name, module in reversed(list(model.named_modules()))}
         self._stack: list[str] = []
         for kind, named in (
@@ -78,26 +101,26 @@ class _Recorder(TorchDispatchMode):
             for name, tensor in named:
                 known = self._known.get(id(tensor))
                 self.names[name] = self.add(tensor, kind, name) if known is None else known[1]
-                self._states[tensor.untyped_storage()._cdata] = (tensor, self.names[name])
 
     def add(self, tensor: torch.Tensor, kind: str, name: str = "") -> int:
         index = len(self.values)
         self.values.append(Value(kind, name, tuple(tensor.shape), tensor.dtype))
         self._known[id(tensor)] = (tensor, index)
-        self._storages.setdefault(tensor.untyped_storage()._cdata, []).append(index)
+        self._storages.setdefault(tensor.untyped_storage()._cdata, []).append((tensor, index))
         return index
 
     def lookup(self, tensor: torch.Tensor) -> int:
         known = self._known.get(id(tensor))
         if known is not None:
             return known[1]
-        state = self._states.get(tensor.untyped_storage()._cdata)
-        if state is not None and state[0].shape == tensor.shape and state[0].stride() == tensor.stride():
-            self._known[id(tensor)] = (tensor, state[1])  # `parameter.data` and the like
-            return state[1]
+        for other, index in reversed(self._storages.get(tensor.untyped_storage()._cdata, [])):
+            if _layout(other) == _layout(tensor):  # `parameter.data` and the like
+                self._known[id(tensor)] = (tensor, index)
+                return index
         index = self.add(tensor, "constant")
-        if tensor.device.type != "meta":
-            self.constants[index] = tensor.detach().clone()
+        if tensor.device.type == "meta":
+            raise _NeedsDataError("a tensor without data came from outside the traced operations")
+        self.constants[index] = tensor.detach().clone()
         return index
 
     def _refer(self, tree: Any) -> Any:
@@ -155,7 +178,8 @@ class _Recorder(TorchDispatchMode):
             if isinstance(target, torch.Tensor):
                 own = self._known[id(target)][1] if id(target) in self._known else -1
                 aliases = self._storages.get(target.untyped_storage()._cdata, [])
-                self._written.append((index, [alias for alias in aliases if alias != own]))
+                overlapping = [alias for tensor, alias in aliases if alias != own and _overlap(tensor, target)]
+                self._written.append((index, overlapping))
 
     def finish(self, outputs: tuple[int, ...]) -> tuple[Node, ...]:
         """The nodes, each write annotated with the aliases that are still read after it."""

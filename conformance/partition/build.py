@@ -27,11 +27,11 @@ def partition(graph: Graph) -> Groups:
     classes = resolve(facts)
     _hold_unused(graph, state, classes)
     first = _number(classes, end_of_state)
-    producers, consumers = _mark(facts.producers, facts.size), _mark(facts.consumers, facts.size)
+    producers, consumers = _mark(facts, facts.producers), _mark(facts, facts.consumers)
     dims, weak = _zero_pass(facts, first, graph, state, producers)
     never: dict[int, tuple[int, str]] = {}
     if weak:
-        never = _zero_pass(facts, first, graph, state, np.ones(facts.size, dtype=bool))[1]
+        never = _zero_pass(facts, first, graph, state, producers | consumers)[1]
     gone = {group: Event(node, reason) for group, (node, reason) in never.items()}
     gone |= {group: Event(-1, "fills a whole dimension") for group in _spanning(dims) if group not in gone}
     alive = _renumber(int(first.max(initial=0)), gone)
@@ -73,10 +73,18 @@ def _number(classes: Classes, end_of_state: int) -> Labels:
     return numbers[classes.of]
 
 
-def _mark(arrays: list[Labels], size: int) -> Mask:
-    mask = np.zeros(size, dtype=bool)
+def _mark(facts: Facts, arrays: list[Labels]) -> Mask:
+    """Which raw labels carry a mark; reshaped weights pass theirs on to the weight's own labels."""
+    mask = np.zeros(facts.size, dtype=bool)
     for labels in arrays:
         mask[labels] = True
+    for grid in reversed(facts.grids):
+        marked = mask[grid.flat].reshape(grid.shape)
+        for axis, factor in enumerate(grid.factors):
+            others = tuple(other for other in range(marked.ndim) if other != axis)
+            line = np.expand_dims(mask[factor], others)
+            mask[factor] |= marked.any(axis=others)
+            mask[grid.flat] |= np.broadcast_to(line, grid.shape).reshape(-1)
     mask[0] = False
     return mask
 

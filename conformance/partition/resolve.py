@@ -125,7 +125,9 @@ class _Resolver:
         batch = self._set(self.facts.batches)
         copies = self._set(self.facts.copies)
         keep, drop = np.zeros(self.count, dtype=bool), np.zeros(self.count, dtype=bool)
-        for grid in grids:
+        # Attention heads first, alone: what they force decides most of the other grids.
+        headed = [grid for grid in grids if any(batch[self.current(factor)].any() for factor in grid.factors)]
+        for grid in headed or grids:
             factors = [self.current(factor) for factor in grid.factors]
             options = [axis for axis, factor in enumerate(factors) if factor.any()]
             if len(options) < 2:

@@ -58,9 +58,13 @@ class Selection:
 
     def union(self, other: Selection) -> Selection:
         """Both choices at once. Raises SelectionError when they belong to different models."""
+        return self.groups.select(self.union_numbers(other))
+
+    def union_numbers(self, other: Selection) -> list[int]:
+        """The group numbers of both, which need not be a valid selection together."""
         if other.groups.fingerprint != self.groups.fingerprint:
             raise SelectionError("selections of different models cannot be joined")
-        return self.groups.select(sorted({*self.removed, *other.removed}))
+        return sorted({*self.removed, *other.removed})
 
     def within(self, subnet: Groups, first: Selection) -> Selection:
         """This choice as a choice on the subnet that `first` left (removed groups of both drop out).

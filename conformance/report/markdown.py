@@ -18,7 +18,7 @@ from conformance.report.build import (
 )
 from conformance.report.schema import ModelReport, Report
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$<>&@])")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]#+|~$<>&@])")  # brackets escaped, parentheses make no link
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 _LINE_BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
 
@@ -30,8 +30,8 @@ def escape(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """Text as inline code, fenced by more backticks than it holds; safe in a table cell."""
-    flat = _LINE_BREAKS.sub(" ", text).replace("|", "\\|")
+    """Text as inline code on one line, fenced by more backticks than it holds. Not for table cells."""
+    flat = _LINE_BREAKS.sub(" ", text)
     fence = "`" * (1 + max((len(run) for run in re.findall(r"`+", flat)), default=0))
     pad = " " if flat.startswith("`") or flat.endswith("`") or not flat.strip() else ""
     return f"{fence}{pad}{flat}{pad}{fence}"

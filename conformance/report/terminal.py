@@ -152,6 +152,14 @@ def show_model(screen: Screen, model: ModelReport, *, all_groups: bool = False) 
     show_failures(screen, model)
 
 
+def show_model_briefly(screen: Screen, model: ModelReport) -> None:
+    """One model of several: verdict, facts and failing checks; the tables are in the report."""
+    screen.line(headline(model), STYLES[model.outcome])
+    for name, value in facts(model):
+        screen.line(f"  {name}: {value}")
+    show_failures(screen, model)
+
+
 def show_failures(screen: Screen, model: ModelReport) -> None:
     """Each check that did not pass: its message and its counterexample."""
     for check in unhappy(model):

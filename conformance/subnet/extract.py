@@ -7,11 +7,11 @@ import dataclasses
 from collections.abc import Iterator
 
 import torch
-from torch.utils import _pytree as pytree
 
-from conformance.errors import ConformanceError, ExtractionError
-from conformance.graph.tape import Graph, tensors_in
-from conformance.graph.trace import deterministic_forward, shadow
+from conformance.errors import ConformanceError, ExtractionError, TraceError
+from conformance.graph.tape import Graph, Node, refs
+from conformance.graph.trace import trace
+from conformance.partition.rules import base_name
 from conformance.partition.selection import Selection
 from conformance.subnet.repair import assign, attempts, options, repair_known, size_changes
 from conformance.subnet.state import check_state, slice_state
@@ -41,7 +41,7 @@ def candidates(model: torch.nn.Module, choice: Selection) -> Iterator[Candidate]
     sliced = copy.deepcopy(model)
     before = {
         path: {name: tuple(tensor.shape) for name, tensor in module.named_parameters(recurse=False)}
-        for path, module in sliced.named_modules()
+        for path, module in sliced.named_modules(remove_duplicate=False)
     }
     touched = {name.rpartition(".")[0] for name in slice_state(sliced, choice)}
     changes = size_changes(graph, choice)
@@ -56,27 +56,44 @@ def candidates(model: torch.nn.Module, choice: Selection) -> Iterator[Candidate]
         seen.add(mark)
         attempt = copy.deepcopy(sliced)
         assign(attempt, values)
-        if _runs(attempt, graph):
+        if _plan_matches(attempt, graph, choice):
             yield Candidate(attempt, SAME_CLASS)
     yield Candidate(GraphSubnet(dataclasses.replace(graph, model=model), choice), GRAPH)
 
 
-def _runs(module: torch.nn.Module, graph: Graph) -> bool:
-    """Whether the module runs on the traced inputs and gives outputs of the traced shapes.
+_LAYOUT = frozenset((
+    "clone", "view", "_unsafe_view", "reshape", "_reshape_alias", "expand", "alias", "detach", "t", "transpose",
+    "permute", "unsqueeze", "squeeze", "contiguous", "slice", "select", "split", "split_with_sizes", "unbind", "chunk",
+    "repeat", "copy", "empty", "_to_copy", "lift_fresh", "new_empty", "narrow", "arange", "constant_pad_nd",
+))  # fmt: skip
+"""Operations whose presence may depend on strides or sizes without changing what is computed."""
 
-    On the meta device this costs no arithmetic, and it weeds out most wrong repairs.
+
+def _plan_matches(module: torch.nn.Module, graph: Graph, choice: Selection) -> bool:
+    """Whether the module runs the traced operations with the shapes and numbers the labels predict.
+
+    On the meta device this costs no arithmetic, and it weeds out wrong repairs: a head count left
+    alone shows as an attention of another shape, a changed scale as another number.
     """
-    device = "meta" if graph.device == "meta" else None
-    twin = shadow(module, device).eval()
-    args, kwargs = pytree.tree_map_only(
-        torch.Tensor, lambda leaf: leaf.to("meta") if device else leaf.clone(), (graph.args, graph.kwargs)
-    )
     try:
-        with deterministic_forward(), torch.random.fork_rng(devices=[]):
-            outputs = tensors_in(twin(*args, **kwargs))
-    except Exception:  # noqa: BLE001 - whatever it raises, this repair is not the one
+        seen = trace(module, graph.args, graph.kwargs, device=graph.device)
+    except TraceError:
         return False
-    return [tuple(output.shape) for output in outputs] == [graph.values[index].shape for index in graph.outputs]
+    mine = [node for node in seen.nodes if base_name(node.op) not in _LAYOUT]
+    theirs = [node for node in graph.nodes if base_name(node.op) not in _LAYOUT]
+    if len(mine) != len(theirs):
+        return False
+    for one, other in zip(mine, theirs, strict=True):
+        if one.op is not other.op or _floats(one) != _floats(other):
+            return False
+        shapes = [seen.values[index].shape for index in refs(one.outputs)]
+        if shapes != [choice.shape(index) for index in refs(other.outputs)]:
+            return False
+    return [seen.values[i].shape for i in seen.outputs] == [graph.values[i].shape for i in graph.outputs]
+
+
+def _floats(node: Node) -> list[float]:
+    return [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, float)]
 
 
 def extract(model: torch.nn.Module, choice: Selection) -> torch.nn.Module:

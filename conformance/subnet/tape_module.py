@@ -6,6 +6,8 @@ example inputs (batch included): a graph subnet runs on inputs of the traced sha
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -48,6 +50,7 @@ class GraphSubnet(torch.nn.Module):
         self._inputs = graph.inputs
         self._input_shapes = tuple(graph.values[index].shape for index in graph.inputs)
         self._output_tree = graph.output_tree
+        self._tape = _Shared(dataclasses.replace(graph, model=_Holder(), args=(), kwargs={}), choice)
         self._program = _program(graph, choice)
         self._last_use = _last_use(self._program, graph)
         self.train(False)
@@ -56,21 +59,44 @@ class GraphSubnet(torch.nn.Module):
         """The graph was recorded in evaluation mode and stays in it."""
         return super().train(False) if mode else super().train(mode)
 
+    def whole(self, model: torch.nn.Module) -> GraphSubnet:
+        """The same tape at full size with the state of `model`: what this subnet is a part of."""
+        choice = self._tape.choice
+        return GraphSubnet(dataclasses.replace(self._tape.graph, model=model), choice.groups.select([]))
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        env: dict[int, Any] = {}
+        for _ in self.replay(env, *args, **kwargs):
+            pass
+        return pytree.tree_map_only(Ref, lambda ref: env[ref.index], self._output_tree)
+
+    def replay(self, env: dict[int, Any], *args: Any, **kwargs: Any) -> Iterator[tuple[int, Any]]:
+        """Run step by step, yielding (node number, its arguments); `env` holds the live values."""
         leaves = tensors_in((args, kwargs))
         shapes = tuple(tuple(leaf.shape) for leaf in leaves)
         if shapes != self._input_shapes:
             raise ExtractionError(f"a graph subnet runs on inputs of shapes {self._input_shapes}, got {shapes}")
         device = next((leaf.device for leaf in leaves), torch.device("cpu"))
-        env: dict[int, Any] = dict(zip(self._inputs, leaves, strict=True))
+        env.update(zip(self._inputs, leaves, strict=True))
         env |= {index: tensor_at(self, name) for index, name in self._names.items()}
         env |= {index: tensor.to(device) for index, tensor in self._constants.items()}
         for step, (op, step_args, step_kwargs, outputs) in enumerate(self._program):
-            result = op(*replace(step_args, lambda r: env[r.index]), **_on(device, replace(step_kwargs, lambda r: env[r.index])))
-            _bind(env, outputs, result)
+            real_args, real_kwargs = replace((step_args, step_kwargs), lambda ref: env[ref.index])
+            yield step, real_args
+            _bind(env, outputs, op(*real_args, **_on(device, real_kwargs)))
             for index in self._last_use.get(step, ()):
                 env.pop(index, None)
-        return pytree.tree_map_only(Ref, lambda ref: env[ref.index], self._output_tree)
+
+
+class _Shared:
+    """The immutable tape and choice behind a subnet: copies of the subnet refer to the same one."""
+
+    def __init__(self, graph: Graph, choice: Selection) -> None:
+        self.graph = graph
+        self.choice = choice
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
+        return self
 
 
 def _on(device: torch.device, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 
 from conformance.equivalence.field.modulus import MAX_TERMS
 from conformance.equivalence.field.table import Exact, exact
+from conformance.errors import UnsupportedOperation
 
 
 def _matmul(e: Exact, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -76,8 +77,6 @@ def _convolve(e: Exact, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 def _long_convolution(e: Exact, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """More terms than fit: sum over input channels in pieces (ungrouped only)."""
-    from conformance.errors import UnsupportedOperation
-
     if e.get("groups") != 1:
         raise UnsupportedOperation("aten.convolution", f"a grouped sum of more than {MAX_TERMS} products")
     per_channel = weight[0, 0].numel()
@@ -160,9 +159,39 @@ def vector_norm(e: Exact) -> torch.Tensor:
     dim = e.get("dim")
     dims = list(range(x.ndim)) if dim in (None, []) else [dim] if isinstance(dim, int) else list(dim)
     if order not in (1, 2):
-        from conformance.errors import UnsupportedOperation
-
-        raise UnsupportedOperation("aten.linalg_vector_norm", f"no exact rule for order {order}")
+            raise UnsupportedOperation("aten.linalg_vector_norm", f"no exact rule for order {order}")
     terms = e.product(x, x) if order == 2 else e.random("abs", x, torch.abs)
     made = e.reduce(torch.sum(terms, dims, keepdim=bool(e.get("keepdim"))))
     return e.random("sqrt", made, torch.sqrt) if order == 2 else made
+
+
+@exact("_grouped_mm")
+def grouped_product(e: Exact) -> torch.Tensor:
+    """Rows up to each offset times their expert's matrix."""
+    a, b, ends = e.residue("self"), e.residue("mat2"), e.get("offs")
+    if a.ndim != 2 or b.ndim != 3 or ends is None or e.get("bias") is not None:
+        raise UnsupportedOperation("aten._grouped_mm", "an unknown form")
+    made = a.new_zeros(a.shape[0], b.shape[2])
+    start = 0
+    for expert, end in enumerate(ends.tolist()):
+        made[start:end] = _matmul(e, a[start:end], b[expert])
+        start = end
+    return made
+
+
+@exact("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(e: Exact) -> Any:
+    """Sums (mode 0) or averages (mode 1) of rows."""
+    weight, indices, offsets = e.residue("weight"), e.get("indices"), e.get("offsets")
+    if e.get("mode") not in (0, 1) or e.get("per_sample_weights") is not None:
+        raise UnsupportedOperation("aten._embedding_bag", "no exact rule for this mode")
+    ends = [*offsets.tolist()[1:], indices.numel()]
+    if e.get("include_last_offset"):
+        ends = ends[:-1]
+    rows = []
+    for start, end in zip(offsets.tolist(), ends, strict=False):
+        total = e.reduce(weight[indices[start:end]].sum(0))
+        count = max(end - start, 1)
+        rows.append(total if e.get("mode") == 0 else e.product(total, e.field.inverse(count)))
+    empty = indices.new_zeros(0)
+    return torch.stack(rows), empty, empty, empty

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conformance.equivalence.field import linear, normal, pointwise, spatial  # noqa: F401 - they register
 from conformance.equivalence.field.modulus import Field
-from conformance.equivalence.field.table import FIELD_RULES, Exact, is_residue, mark
+from conformance.equivalence.field.table import FIELD_RULES, Exact, is_residue, mark, storage
 from conformance.errors import UnsupportedOperation
 from conformance.graph.trace import deterministic_forward
 from conformance.partition.rules import base_name
@@ -91,7 +91,8 @@ class FieldMode(TorchDispatchMode):
             raise UnsupportedOperation(func._schema.name.replace("::", "."))
         if func._schema.is_mutable:
             return self._write_back(func, args, kwargs, result)
-        return pytree.tree_map_only(torch.Tensor, _mark_float, result)
+        dtype = _result_dtype(name, args, kwargs)
+        return pytree.tree_map_only(torch.Tensor, lambda leaf: _as_residue(leaf, dtype), result)
 
     def _count(self, name: str) -> None:
         self.exercise.operations += 1
@@ -104,7 +105,9 @@ class FieldMode(TorchDispatchMode):
     def _lift(self, tree: Any, name: str) -> Any:
         def lift(leaf: Any) -> Any:
             if isinstance(leaf, torch.Tensor):
-                return self.field.embed(leaf) if leaf.is_floating_point() and not is_residue(leaf) else leaf
+                if not leaf.is_floating_point() or is_residue(leaf):
+                    return leaf
+                return self.field.embed(leaf).to(storage(leaf.dtype))
             if isinstance(leaf, float) and name in _FILLS:
                 return self.field.number(leaf)
             return leaf
@@ -125,19 +128,31 @@ class FieldMode(TorchDispatchMode):
         return mark(target)
 
 
-def _mark_float(leaf: torch.Tensor) -> torch.Tensor:
-    return mark(leaf) if leaf.is_floating_point() else leaf
+def _result_dtype(name: str, args: Any, kwargs: Any) -> torch.dtype:
+    """The floating type the model would see: as asked for, else the widest among the operands."""
+    asked = kwargs.get("dtype")
+    if isinstance(asked, torch.dtype) and asked.is_floating_point:
+        return storage(asked)
+    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    # A 0-dimensional float64 operand does not widen the others, as in ordinary promotion.
+    wide = any(leaf.dtype == torch.float64 and (leaf.ndim or name == "_to_copy") for leaf in tensors)
+    wide |= all(leaf.ndim == 0 for leaf in tensors) and any(leaf.dtype == torch.float64 for leaf in tensors)
+    return torch.float64 if wide else torch.float32
+
+
+def _as_residue(leaf: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return mark(leaf.to(dtype)) if leaf.is_floating_point() else leaf
 
 
 def embedded(model: torch.nn.Module, arithmetic: Field) -> torch.nn.Module:
-    """A copy of the model whose floating parameters and buffers are residues in float64."""
+    """A copy of the model whose floating parameters and buffers are residues."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
-        memo[id(parameter)] = torch.nn.Parameter(mark(arithmetic.embed(parameter)), requires_grad=False)
-        mark(memo[id(parameter)])
+        held = arithmetic.embed(parameter).to(storage(parameter.dtype))
+        memo[id(parameter)] = mark(torch.nn.Parameter(held, requires_grad=False))
     for buffer in model.buffers():
         if buffer.is_floating_point():
-            memo[id(buffer)] = mark(arithmetic.embed(buffer))
+            memo[id(buffer)] = mark(arithmetic.embed(buffer).to(storage(buffer.dtype)))
     return copy.deepcopy(model, memo)
 
 

@@ -21,7 +21,7 @@ PRIMES = (2**19 - 1, 2**19 - 19)
 
 MAX_TERMS = 2**17
 _ONE_REDUCTION = 2.0**50
-_CHUNK = 1 << 17
+_CHUNK = 1 << 16
 _EXPONENTS = 2400
 
 
@@ -41,8 +41,19 @@ class Field:
 
         One rounding of x/p is exact below 2**50; larger values are reduced twice.
         """
-        for _ in range(1 if bound <= _ONE_REDUCTION else 2):
-            x.sub_(torch.round(x * (1.0 / self.prime)), alpha=self.prime)
+        times = 1 if bound <= _ONE_REDUCTION else 2
+        if not x.is_contiguous() or x.numel() <= _CHUNK:
+            for _ in range(times):
+                x.sub_(torch.round(x * (1.0 / self.prime)), alpha=self.prime)
+            return x
+        # In pieces that stay in the processor's cache: three passes cost little more than one.
+        flat, quotient = x.view(-1), torch.empty(_CHUNK, dtype=torch.float64, device=x.device)
+        for start in range(0, flat.numel(), _CHUNK):
+            part = flat[start : start + _CHUNK]
+            whole = quotient[: part.numel()]
+            for _ in range(times):
+                torch.mul(part, 1.0 / self.prime, out=whole)
+                part.sub_(whole.round_(), alpha=self.prime)
         return x
 
     def number(self, value: complex) -> float:
@@ -68,25 +79,40 @@ class Field:
             return self.reduce_(torch.remainder(x.to(torch.int64), self.prime).double())
         out = torch.empty(x.shape, dtype=torch.float64, device=x.device)
         source, target = x.detach().reshape(-1), out.view(-1)
-        powers = _powers_of_two(self.prime).to(x.device)
+        narrow = x.dtype != torch.float64 and self.prime == 2**19 - 1
         for start in range(0, source.numel(), _CHUNK):
             part = source[start : start + _CHUNK].double()
-            mantissa, exponent = torch.frexp(part)
-            scale = exponent.long().clamp_(-1150, 1150).add_(_EXPONENTS // 2)
-            # 27 bits times a residue stay exact; float64 brings 26 more.
-            high = mantissa.mul_(2.0**27)
-            if source.dtype == torch.float64:
-                whole = torch.floor(high)
-                low = (high - whole).mul_(2.0**26)
-                value = self.reduce_(whole * torch.take(powers, scale - 27), _ONE_REDUCTION)
-                value += self.reduce_(low * torch.take(powers, scale - 53), _ONE_REDUCTION)
-                self.reduce_(value, _ONE_REDUCTION)
-            else:
-                value = self.reduce_(high * torch.take(powers, scale - 27), _ONE_REDUCTION)
-            if not torch.isfinite(part).all():
-                value = self._special(part, value)
-            target[start : start + _CHUNK] = value
+            value = self._shifted(part) if narrow else None
+            target[start : start + _CHUNK] = self._scaled(part, x.dtype) if value is None else value
         return out
+
+    def _shifted(self, part: torch.Tensor) -> torch.Tensor | None:
+        """Residues of float32 values by shifts alone: 2**19 is 1 modulo 2**19 - 1, so a multiplication by
+        2**38 or 2**57 changes nothing but makes the values whole. None when one is out of range."""
+        size = part.abs()
+        small = size < 2.0**-14
+        whole = torch.where(small, part * 2.0**57, part * 2.0**38)
+        # float32 has 24 bits: whole for sizes of at least 2**-33, below 2**53 for sizes under 2**15.
+        if bool((size >= 2.0**15).any()) or bool(((size < 2.0**-33) & (size > 0)).any()) or part.isnan().any():
+            return None
+        return self.reduce_(whole)
+
+    def _scaled(self, part: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Residues of any floats: mantissa times a power of two mod p."""
+        powers = _powers_of_two(self.prime).to(part.device)
+        mantissa, exponent = torch.frexp(part)
+        scale = exponent.long().clamp_(-1150, 1150).add_(_EXPONENTS // 2)
+        # 27 bits times a residue stay exact; float64 brings 26 more.
+        high = mantissa.mul_(2.0**27)
+        if dtype == torch.float64:
+            whole = torch.floor(high)
+            low = (high - whole).mul_(2.0**26)
+            value = self.reduce_(whole * torch.take(powers, scale - 27), _ONE_REDUCTION)
+            value += self.reduce_(low * torch.take(powers, scale - 53), _ONE_REDUCTION)
+            self.reduce_(value, _ONE_REDUCTION)
+        else:
+            value = self.reduce_(high * torch.take(powers, scale - 27), _ONE_REDUCTION)
+        return value if torch.isfinite(part).all() else self._special(part, value)
 
     def _special(self, part: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """Infinities and NaN are no ring elements: each is a fixed random residue of its own."""

@@ -105,3 +105,14 @@ def log_sigmoid(e: Exact) -> Any:
     """A random function of x."""
     x = e.residue("self")
     return e.random("log_sigmoid", x), x.new_zeros(0)
+
+
+@exact("_weight_norm_interface")
+def weight_norm(e: Exact) -> Any:
+    """v * g / norm(v), the norm over all dimensions but dim."""
+    v, g = e.residue("v"), e.residue("g")
+    dim = e.get("dim", 0) % v.ndim
+    others = [at for at in range(v.ndim) if at != dim]
+    square = e.reduce(torch.sum(e.product(v, v), others, keepdim=True))
+    scale = e.product(g.reshape(square.shape), e.random("reciprocal", e.random("sqrt", square, torch.sqrt)))
+    return e.product(v, scale), square.reshape(e.get("g").shape)

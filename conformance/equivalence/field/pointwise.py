@@ -207,3 +207,10 @@ def to_copy(e: Exact) -> torch.Tensor:
         return x != 0
     raise UnsupportedOperation("aten._to_copy", f"a computed value is read as {dtype}")
 
+
+
+@exact("glu")
+def glu(e: Exact) -> torch.Tensor:
+    """First half times phi_sigmoid of the second."""
+    first, second = torch.chunk(e.residue("self"), 2, e.get("dim", -1))
+    return e.product(first, e.random("sigmoid", second, torch.sigmoid))

@@ -41,7 +41,7 @@ class Exact:
     def lift(self, value: Any) -> Any:
         """Residues of a tensor, number or None."""
         if isinstance(value, torch.Tensor):
-            return value if is_residue(value) else self.field.embed(value)
+            return value.double() if is_residue(value) else self.field.embed(value)
         if value is None:
             return None
         return self.field.number(value)
@@ -68,6 +68,12 @@ def mark(tensor: torch.Tensor) -> torch.Tensor:
     """Say that a tensor holds residues."""
     tensor._residue = True  # type: ignore[attr-defined]
     return tensor
+
+
+def storage(dtype: torch.dtype) -> torch.dtype:
+    """The type that holds residues where the model expects `dtype`: float32 and float64 hold them
+    exactly and are kept, so that code which asks for a tensor's type takes its usual path."""
+    return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
 
 def exact(*names: str) -> Callable[[FieldRule], FieldRule]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from conformance.partition.labels import Labelled, Labels, Pass, fixed, is_fixed, zero_if
-from conformance.partition.rules.registry import Call, Dims, rule
+from conformance.partition.rules.registry import Call, Dims, hold_all, rule
 
 
 def _contract(p: Pass, left: Labelled, left_dim: int, right: Labelled, right_dim: int) -> None:
@@ -200,3 +200,15 @@ def _transposed_sign(flat: Labels, own_out: Labels, channels: Labels, groups: in
     inputs_zero = (channels.reshape(groups, c_in) > 0).all(axis=1)
     zero = (own_out > 0)[None, :] & np.ones((groups, 1), dtype=bool) | inputs_zero[:, None]
     return zero_if(flat, zero.reshape(-1))
+
+
+@rule("_grouped_mm")
+def grouped_mm(p: Pass, call: Call) -> list[Dims]:
+    """Rows of (n, k) times the matrix of their expert, (experts, k, m), as `offs` says."""
+    a, b = call["self"], call["mat2"]
+    if a.ndim != 2 or b.ndim != 3:
+        return hold_all(p, call, "is a grouped product of an unknown form")
+    p.fix(b.dims[0], "is an expert chosen by number")
+    _contract(p, a, 1, b, 1)
+    rows = zero_if(a.dims[0], np.zeros(a.dims[0].size, dtype=bool))
+    return [[rows, _made_by(p, b, b.dims[2], "neuron")]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from conformance.partition.labels import Labelled, Pass, fixed, nonzero
 from conformance.partition.rules.registry import Call, Dims, rule
 
@@ -11,10 +13,14 @@ from conformance.partition.rules.registry import Call, Dims, rule
 def constant_fill(p: Pass, call: Call) -> list[Dims]:
     """Every position holds the same number, so any of them may go."""
     name = call.node.op._schema.name
+    like = call.tensors[0].dims if name.endswith("_like") else None
     value = call.get("fill_value", 0)
     zero = "zeros" in name or ("full" in name and not isinstance(value, Labelled) and value == 0)
     dims: Dims = []
     for at, size in enumerate(call.shape):
+        if like is not None:  # follows its operand's shape
+            dims.append(np.abs(like[at]) if zero else nonzero(like[at]))
+            continue
         labels = p.fresh(size, ("fill", at)) if _may_shrink(call) else fixed(size)
         p.copied(labels)
         dims.append(labels if zero else nonzero(labels) if not p.collecting else labels)
@@ -28,7 +34,7 @@ def _may_shrink(call: Call) -> bool:
 
 @rule("arange", "linspace", "logspace", "eye", "scalar_tensor", "tril_indices", "triu_indices", "rand", "randn",
       "randint", "randperm", "bernoulli", "normal", "uniform", "rand_like", "randn_like", "exponential",
-      "hann_window", "_local_scalar_dense", "item", "result_type")  # fmt: skip
+      "_local_scalar_dense", "item", "result_type")  # fmt: skip
 def numbered(p: Pass, call: Call) -> list[Dims]:
     """Positions differ by their number or by chance: none may go."""
     return [[fixed(size) for size in shape] for shape in call.out_shapes]

@@ -111,3 +111,13 @@ def view_as_complex(p: Pass, call: Call) -> list[Dims]:
 def view_as_real(p: Pass, call: Call) -> list[Dims]:
     """A last dimension of real and imaginary parts."""
     return [[*call["self"].dims, fixed(2)]]
+
+
+@rule("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(p: Pass, call: Call) -> list[Dims]:
+    """Rows of weight (V, D) summed, averaged or maximised over bags: D rides along."""
+    weight = call["weight"]
+    p.fix(weight.dims[0], "is looked up by number")
+    p.producer(weight.dims[1])
+    p.kind("embedding", weight.dims[1])
+    return [[fixed(call.shape[0]), weight.dims[1]], *([fixed(n) for n in shape] for shape in call.out_shapes[1:])]

@@ -104,3 +104,17 @@ def group_norm(p: Pass, call: Call) -> list[Dims]:
     out = _affine_zero(zero_if(base, channels > 0), weight, bias, centred=True)
     made = [x.dims[0], out, *x.dims[2:]]
     return [made, *([fixed(size) for size in shape] for shape in call.out_shapes[1:])]
+
+
+@rule("_weight_norm_interface")
+def weight_norm(p: Pass, call: Call) -> list[Dims]:
+    """v * (g / norm of v over all dimensions but dim): only slices along dim are independent."""
+    v, g = call["v"], call["g"]
+    dim = v.axis(call.get("dim", 0))
+    for at, labels in enumerate(v.dims):
+        if at != dim:
+            p.fix(labels, "is normalised over by a weight norm")
+    line = g.dims[dim] if g.ndim == v.ndim else g.dims[0]
+    p.join(v.dims[dim], line)
+    # A zero direction has no norm, so the magnitude alone makes the slice zero: its labels go on.
+    return [[line if at == dim else labels for at, labels in enumerate(v.dims)], list(g.dims)]

@@ -321,3 +321,17 @@ def triangle(p: Pass, call: Call) -> list[Dims]:
     for labels in x.dims[-2:]:
         p.fix(labels, "is masked by position")
     return [list(x.dims)]
+
+
+@rule("glu")
+def glu(p: Pass, call: Call) -> list[Dims]:
+    """First half times the sigmoid of the second: both halves go together."""
+    x = call["self"]
+    dim = x.axis(call.get("dim", -1))
+    half = x.shape[dim] // 2
+    first, second = x.dims[dim][:half], x.dims[dim][half:]
+    p.join(first, second)
+    line = first if not is_fixed(first) else second
+    dims = list(x.dims)
+    dims[dim] = line if p.collecting else zero_if(line, first > 0)
+    return [dims]

@@ -1,0 +1,86 @@
+"""Level 0: the model can be examined at all."""
+
+from __future__ import annotations
+
+import torch
+
+from conformance.checks.registry import CheckFailed, Finding, check
+from conformance.checks.subject import Subject
+from conformance.equivalence.compare import evaluate
+from conformance.graph.tape import tensors_in
+from conformance.graph.trace import deterministic_forward
+
+
+@check("L0.state")
+def state(subject: Subject) -> Finding:
+    """The model has parameters and all its state is finite."""
+    parameters = list(subject.model.named_parameters())
+    if not parameters:
+        raise CheckFailed("the model has no parameters")
+    for name, tensor in [*parameters, *subject.model.named_buffers()]:
+        if tensor.is_floating_point() and torch.isnan(tensor).any():
+            raise CheckFailed(f"{name} holds NaN")
+        if isinstance(tensor, torch.nn.Parameter) and torch.isinf(tensor).any():
+            raise CheckFailed(f"{name} holds infinite values")
+    return Finding(len(parameters))
+
+
+@check("L0.forward")
+def forward(subject: Subject) -> Finding:
+    """The forward pass runs, returns tensors, and changes neither inputs nor state."""
+    args, kwargs = subject.inputs()
+    inputs = tensors_in((args, kwargs))
+    before = [tensor.clone() for tensor in inputs]
+    held = {name: tensor.clone() for name, tensor in subject.model.state_dict().items()}
+    with deterministic_forward(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        outputs = tensors_in(subject.model(*args, **kwargs))
+    if not outputs:
+        raise CheckFailed("the model returns no tensors")
+    if any(not torch.equal(old, new) for old, new in zip(before, inputs, strict=True)):
+        for old, new in zip(before, inputs, strict=True):
+            new.copy_(old)
+        raise CheckFailed("the forward pass changes its own input")
+    changed = [name for name, tensor in subject.model.state_dict().items() if not _same(held[name], tensor)]
+    if changed:
+        subject.model.load_state_dict(held)
+        raise CheckFailed(f"the forward pass changes the model's state in evaluation mode: {', '.join(changed[:3])}")
+    if any(output.is_floating_point() and torch.isnan(output).any() for output in outputs):
+        raise CheckFailed("the outputs hold NaN")
+    return Finding(sum(output.numel() for output in outputs))
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and bool(torch.equal(a, b) or (a.isnan() == b.isnan()).all() and torch.equal(a.nan_to_num(), b.nan_to_num()))
+
+
+@check("L0.deterministic")
+def deterministic(subject: Subject) -> Finding:
+    """Two evaluations of the same input are bitwise equal, whatever the random state."""
+    given = subject.inputs()
+    first = tensors_in(evaluate(subject.model, given))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(12345)
+        with deterministic_forward():
+            second = tensors_in(subject.model(*given[0], **given[1]))
+    for number, (a, b) in enumerate(zip(first, second, strict=True)):
+        if not _same(a, b):
+            raise CheckFailed(f"output {number} differs between two evaluations")
+    return Finding(sum(tensor.numel() for tensor in first))
+
+
+@check("L0.traceable")
+def traceable(subject: Subject) -> Finding:
+    """Every operation of the forward pass can be recorded, and tracing changes nothing."""
+    held = {name: tensor.clone() for name, tensor in subject.model.state_dict().items()}
+    modes = [module.training for module in subject.model.modules()]
+    random = torch.random.get_rng_state()
+    nodes = len(subject.graph.nodes)
+    if not torch.equal(random, torch.random.get_rng_state()):
+        raise CheckFailed("tracing moved the random generator")
+    if modes != [module.training for module in subject.model.modules()]:
+        raise CheckFailed("tracing changed a module's training mode")
+    for name, tensor in subject.model.state_dict().items():
+        if not _same(held[name], tensor):
+            raise CheckFailed(f"tracing changed {name}")
+    return Finding(nodes, details={"operations": len(subject.graph.operations()), "device": subject.graph.device})

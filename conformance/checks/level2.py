@@ -1,0 +1,150 @@
+"""Level 2: every subnet computes exactly what the model computes with the removed groups at zero."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from conformance.checks.registry import CheckFailed, CheckUnsupported, Finding, check
+from conformance.checks.subject import BATCH, OTHER_BATCH, Subject
+from conformance.equivalence.compare import equivalent, evaluate
+from conformance.errors import SelectionError
+from conformance.graph.tape import tensors_in
+from conformance.graph.trace import trace
+from conformance.partition.build import partition
+from conformance.partition.selection import Selection
+from conformance.subnet.extract import GRAPH, SAME_CLASS, extract
+from conformance.subnet.zero import zero
+
+
+def _exact(subject: Subject, choice: Selection, what: str) -> int:
+    """Both gates on the traced inputs: exact by `field`, within the bound by `float64`."""
+    pair = subject.pair(choice)
+    compared = subject.require(pair.verdict, choice, what)
+    bounded = equivalent(pair.full, pair.subnet.module, *subject.inputs(), oracle="float64")
+    return compared + subject.require(bounded, choice, what)
+
+
+def _not_a_no_op(subject: Subject, choice: Selection) -> None:
+    """Zeroing must change what the model computes, or the comparison shows nothing."""
+    given = subject.inputs()
+    before, after = (tensors_in(evaluate(model, given)) for model in (subject.model, subject.pair(choice).full))
+    if all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
+        raise CheckFailed("zeroing the selection does not change the outputs: the comparison shows nothing")
+
+
+@check("L2.identity")
+def identity(subject: Subject) -> Finding:
+    """Pruning nothing gives the same function, and the original is untouched by zero and extract."""
+    choice = subject.groups.select([])
+    pair = subject.pair(choice)
+    compared = subject.require(pair.verdict, choice, "an empty selection")
+    held = {name: tensor.clone() for name, tensor in subject.model.state_dict().items()}
+    some = subject.groups.sample(0.5, subject.seed)
+    subject.pair(some)
+    for name, tensor in subject.model.state_dict().items():
+        if not (held[name].shape == tensor.shape and held[name].equal(tensor)):
+            raise CheckFailed(f"zero or extract changed {name} of the original model")
+    return Finding(compared)
+
+
+@check("L2.random-50")
+def random_half(subject: Subject) -> Finding:
+    """Half of every axis removed at random is exact, for two inputs and two primes."""
+    choice = subject.groups.sample(0.5, subject.seed)
+    compared = _exact(subject, choice, "a random 50 % selection")
+    _not_a_no_op(subject, choice)
+    pair = subject.pair(choice)
+    again = equivalent(
+        pair.full, pair.subnet.module, *subject.inputs(draw=1), oracle="field", seed=subject.seed + 1, rounds=2
+    )
+    return Finding(compared + subject.require(again, choice, "a random 50 % selection on a second input"))
+
+
+@check("L2.batch")
+def other_batch(subject: Subject) -> Finding:
+    """The same subnet is exact at another batch size and on another input."""
+    choice = subject.groups.sample(0.5, subject.seed)
+    pair = subject.pair(choice)
+    given = subject.inputs(OTHER_BATCH, 1)
+    try:
+        subnet = subject.at(pair, OTHER_BATCH, 1)
+    except SelectionError as error:
+        raise CheckFailed(f"the groups differ at batch {OTHER_BATCH}: {error}") from error
+    compared = 0
+    for oracle in ("field", "float64"):
+        verdict = equivalent(pair.full, subnet, *given, oracle=oracle, seed=subject.seed + 2)
+        compared += subject.require(verdict, choice, f"batch {OTHER_BATCH}")
+    return Finding(compared, details={"batches": [BATCH, OTHER_BATCH]})
+
+
+@check("L2.same-class", "SHOULD")
+def same_class(subject: Subject) -> Finding:
+    """The subnet keeps the model's own class."""
+    pair = subject.pair(subject.groups.sample(0.5, subject.seed))
+    if pair.subnet.kind == GRAPH:
+        raise CheckUnsupported("the sizes are constants in the model's code: the subnet is a traced graph")
+    return Finding(1, details={"kind": SAME_CLASS})
+
+
+@check("L2.native", "SHOULD")
+def native(subject: Subject) -> Finding:
+    """In the deployed dtype the subnet is close by torch.testing.assert_close's defaults."""
+    choice = subject.groups.sample(0.5, subject.seed)
+    pair = subject.pair(choice)
+    verdict = equivalent(pair.full, pair.subnet.module, *subject.inputs(), oracle="native")
+    compared = subject.require(verdict, choice, "the deployed dtype")
+    return Finding(compared, details={"max_abs": verdict.max_abs, **verdict.details})
+
+
+@check("L2.random-10")
+def random_few(subject: Subject) -> Finding:
+    """A tenth of every axis removed at random is exact."""
+    return Finding(_exact(subject, subject.groups.sample(0.1, subject.seed + 1), "a random 10 % selection"))
+
+
+@check("L2.random-90")
+def random_most(subject: Subject) -> Finding:
+    """Nine tenths of every axis removed at random is exact."""
+    return Finding(_exact(subject, subject.groups.sample(0.9, subject.seed + 2), "a random 90 % selection"))
+
+
+@check("L2.extreme")
+def extreme(subject: Subject) -> Finding:
+    """All but one position of everything removed is exact."""
+    return Finding(_exact(subject, subject.groups.sample(1.0, subject.seed), "the extreme selection"))
+
+
+@check("L2.kinds")
+def each_kind(subject: Subject) -> Finding:
+    """Each kind of group alone (heads, channels, neurons...) and each way to zero it is exact."""
+    groups = subject.groups
+    seen = sorted(set(zip(groups.kinds[1:], groups.modes[1:], strict=True)))
+    compared = 0
+    for kind, mode in seen:
+        choice = groups.sample(0.5, subject.seed + 3, kinds=(kind,), modes=(mode,))
+        if choice.removed:
+            pair = subject.pair(choice)
+            compared += subject.require(pair.verdict, choice, f"{kind} groups zeroed by {mode} alone")
+    return Finding(compared, details={"kinds": [f"{kind} by {mode}" for kind, mode in seen]})
+
+
+@check("L2.compose")
+def compose(subject: Subject) -> Finding:
+    """Pruning A and then B equals pruning A and B at once, in the full model's indices."""
+    groups = subject.groups
+    first = groups.sample(0.25, subject.seed + 4)
+    second = groups.sample(0.25, subject.seed + 5)
+    rng = np.random.default_rng(subject.seed)
+    both = groups.select(groups.leave_one(np.array(first.union_numbers(second)), rng))
+    first = groups.select([number for number in first.removed if number in set(both.removed)])
+    step = subject.pair(first)
+    subject.require(step.verdict, first, "the first step")
+    inner = partition(trace(step.subnet.module, *subject.inputs()))
+    try:
+        rest = both.within(inner, first)
+    except SelectionError as error:
+        raise CheckFailed(f"the second selection does not fit the pruned model: {error}") from error
+    twice = extract(step.subnet.module, rest)
+    verdict = equivalent(zero(subject.model, both), twice, *subject.inputs(), oracle="field", seed=subject.seed)
+    return Finding(subject.require(verdict, both, "pruning in two steps"))

@@ -1,0 +1,133 @@
+"""The model under test as checks see it: randomised, traced, partitioned, with pairs on demand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from conformance.backend import Backend, Inputs
+from conformance.checks.registry import CheckFailed, CheckUnsupported
+from conformance.equivalence.compare import equivalent
+from conformance.equivalence.verdict import Status, Verdict
+from conformance.graph.tape import Graph
+from conformance.graph.trace import trace
+from conformance.partition.build import partition
+from conformance.partition.groups import Groups
+from conformance.partition.selection import Selection
+from conformance.randomise import randomised
+from conformance.subnet.extract import GRAPH, Candidate, candidates
+from conformance.subnet.tape_module import GraphSubnet
+from conformance.subnet.zero import zero
+
+BATCH, OTHER_BATCH = 2, 3
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A selection's zeroed model and subnet, with the exact oracle's verdict on the traced inputs."""
+
+    choice: Selection
+    full: torch.nn.Module
+    subnet: Candidate
+    verdict: Verdict
+
+
+@dataclass
+class Subject:
+    """One model under test. kinds counts which kind of subnet each selection ended as."""
+
+    backend: Backend
+    model: torch.nn.Module
+    seed: int
+    device: str = "cpu"
+    command: str = ""
+    kinds: dict[str, int] = field(default_factory=dict)
+    _pairs: dict[tuple[int, ...], Pair] = field(default_factory=dict)
+    _inputs: dict[tuple[int, int], Inputs] = field(default_factory=dict)
+
+    def inputs(self, batch: int = BATCH, draw: int = 0) -> Inputs:
+        """Example inputs of a batch size; `draw` numbers independent ones."""
+        key = (batch, draw)
+        if key not in self._inputs:
+            generator = torch.Generator().manual_seed(1000 * self.seed + draw)
+            dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+            self._inputs[key] = pytree.tree_map_only(
+                torch.Tensor,
+                lambda leaf: leaf.to(self.device, dtype if leaf.is_floating_point() else None),
+                self.backend.inputs(batch, generator),
+            )
+        return self._inputs[key]
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The traced model."""
+        return trace(self.model, *self.inputs())
+
+    @cached_property
+    def groups(self) -> Groups:
+        """Its partition."""
+        return partition(self.graph)
+
+    def pair(self, choice: Selection) -> Pair:
+        """The zeroed model and the best subnet of a selection; each selection is built once."""
+        if choice.removed not in self._pairs:
+            while len(self._pairs) > 1:  # two pairs at a time: each holds two copies of the model
+                del self._pairs[next(iter(self._pairs))]
+            full = zero(self.model, choice)
+            made = self._build(choice, full)
+            self._pairs[choice.removed] = made
+            self.kinds[made.subnet.kind] = self.kinds.get(made.subnet.kind, 0) + 1
+        return self._pairs[choice.removed]
+
+    def _build(self, choice: Selection, full: torch.nn.Module) -> Pair:
+        verdict = Verdict(Status.DIFFERENT, "field", "no subnet could be built")
+        last = None
+        for candidate in candidates(self.model, choice):
+            last = candidate
+            verdict = equivalent(full, candidate.module, *self.inputs(), oracle="field", seed=self.seed)
+            if verdict.equal or (verdict.status is Status.UNSUPPORTED and candidate.kind == GRAPH):
+                break
+        if last is None:
+            raise CheckFailed(verdict.reason)
+        return Pair(choice, full, last, verdict)
+
+    def at(self, pair: Pair, batch: int, draw: int) -> torch.nn.Module:
+        """The pair's subnet for inputs of another batch: a graph subnet is traced again for them."""
+        if pair.subnet.kind != GRAPH or batch == BATCH:
+            return pair.subnet.module
+        graph = trace(self.model, *self.inputs(batch, draw))
+        groups = partition(graph)
+        text = pair.choice.to_json().replace(pair.choice.groups.fingerprint, groups.fingerprint)
+        return GraphSubnet(graph, Selection.from_json(text, groups))
+
+    def require(self, verdict: Verdict, choice: Selection, what: str) -> int:
+        """Turn a verdict into a count of comparisons, CheckFailed or CheckUnsupported."""
+        if verdict.equal:
+            return verdict.compared
+        details: dict[str, Any] = {
+            "selection_size": len(choice),
+            "oracle": verdict.oracle,
+            "selection": choice.slices() if len(choice) <= 16 else f"{len(choice)} groups",
+            "repeat": self.command,
+        }
+        if verdict.max_abs is not None:
+            details["max_abs"] = verdict.max_abs
+        text = f"{what}: {verdict.status.value} by the {verdict.oracle} oracle: {verdict.reason}"
+        if verdict.status is Status.UNSUPPORTED:
+            raise CheckUnsupported(text, **details)
+        raise CheckFailed(text, **details)
+
+
+def prepare(backend: Backend, seed: int, device: str, dtype: str | None) -> Subject:
+    """Build and randomise the model of a backend in a forked random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = backend.build()
+    model = randomised(model.eval(), seed)
+    if dtype:
+        model = model.to(getattr(torch, dtype))
+    return Subject(backend, model.to(device), seed, device)
