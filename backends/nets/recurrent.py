@@ -1,0 +1,92 @@
+"""Recurrent layers and a scan written out by hand; shapes are (B, T, D)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from backends.nets.registry import net
+
+STEPS = (7, 6)
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer, and a classifier on its last step."""
+
+    def __init__(self, layer: nn.Module, width: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.layer(x)
+        out: Tensor = self.head(states[:, -1])
+        return out
+
+
+@net("lstm", STEPS, tags="recurrent")
+def lstm() -> nn.Module:
+    return Recurrent(nn.LSTM(6, 9, num_layers=2, batch_first=True), 9)
+
+
+@net("gru", STEPS, tags="recurrent")
+def gru() -> nn.Module:
+    return Recurrent(nn.GRU(6, 8, batch_first=True), 8)
+
+
+@net("lstm-bidirectional", STEPS, tags="recurrent concat")
+def lstm_bidirectional() -> nn.Module:
+    return Recurrent(nn.LSTM(6, 7, batch_first=True, bidirectional=True), 14)
+
+
+@net("rnn-relu", STEPS, tags="recurrent")
+def rnn_relu() -> nn.Module:
+    return Recurrent(nn.RNN(6, 9, nonlinearity="relu", batch_first=True), 9)
+
+
+@net("gru-cell", STEPS, tags="recurrent")
+class CellLoop(nn.Module):
+    """A cell called once a step by a Python loop, with a linear in front of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 10)
+        self.cell = nn.GRUCell(10, 8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = torch.zeros(x.shape[0], 8, dtype=x.dtype, device=x.device)
+        for step in self.stem(x).unbind(1):
+            state = self.cell(step, state)
+        out: Tensor = self.head(state)
+        return out
+
+
+@net("diagonal-scan", STEPS, tags="recurrent ssm depthwise gate")
+class DiagonalScan(nn.Module):
+    """A gated causal depthwise convolution and a diagonal recurrence with 3 states a channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 22, bias=False)
+        self.conv = nn.Conv1d(11, 11, 3, padding=2, groups=11)
+        self.decay = nn.Parameter(torch.rand(11, 3))
+        self.write = nn.Parameter(torch.randn(11, 3) * 0.3)
+        self.read = nn.Linear(11, 3)
+        self.skip = nn.Parameter(torch.ones(11))
+        self.out = nn.Linear(11, 6, bias=False)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = x.shape[1]
+        value, gate = self.inner(x).chunk(2, -1)
+        value = nn.functional.silu(self.conv(value.transpose(1, 2))[..., :length]).transpose(1, 2)
+        weight = self.read(value)
+        state = torch.zeros(x.shape[0], 11, 3, dtype=x.dtype, device=x.device)
+        outputs = []
+        for step in range(length):
+            state = state * torch.sigmoid(self.decay) + value[:, step, :, None] * self.write
+            outputs.append((state * weight[:, step, None, :]).sum(-1) + self.skip * value[:, step])
+        mixed = torch.stack(outputs, 1) * nn.functional.silu(gate)
+        result: Tensor = self.head((x + self.out(mixed)).mean(1))
+        return result

@@ -1,0 +1,77 @@
+"""Named sets of models: what a sweep over a collection checks, and the defaults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from conformance.errors import UsageError
+
+DEFAULTS = [
+    "handmade:conv-bn-relu",
+    "timm:test_resnet",
+    "handmade:dense-block",
+    "transformers:bert",
+    "transformers:vit",
+]
+"""Five small models, one a family: a plain CNN, a ResNet, a DenseNet, a BERT, a ViT."""
+
+
+def sweep(prefix: str) -> list[str]:
+    """The full specs a sweep over one collection checks, sorted. Raises UsageError for another prefix."""
+    members: dict[str, Callable[[], list[str]]] = {
+        "handmade": handmade,
+        "timm": timm,
+        "torchvision": torchvision,
+        "transformers": transformers,
+    }
+    if prefix not in members:
+        raise UsageError(f"no sweep is named {prefix!r}; there are {', '.join(members)}")
+    return members[prefix]()
+
+
+def timm(cache: Path | None = None) -> list[str]:
+    """The smallest architecture of each timm family.
+
+    cache is the file the parameter counts are kept in (`default_cache()` when left out). Counting takes
+    some minutes the first time, and again after timm was updated.
+    """
+    from backends.timm_families import smallest_of_each_family
+
+    return _specs("timm", smallest_of_each_family(cache=default_cache() if cache is None else cache))
+
+
+def default_cache() -> Path:
+    """Where timm's parameter counts are kept: `pruning-conformance/` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "pruning-conformance" / "timm-parameters.json"
+
+
+def torchvision() -> list[str]:
+    """Every torchvision model but the detectors and the quantised ones."""
+    from torchvision.models import get_model_builder
+
+    from backends.torchvision_zoo import collection, module_of
+
+    left_out = {"detection", "quantization"}
+    names = (name for name in collection.names() if module_of(get_model_builder(name)) not in left_out)
+    return _specs("torchvision", names)
+
+
+def transformers() -> list[str]:
+    """Every small record of the transformers collection."""
+    from backends.transformers_records import ALL
+
+    return _specs("transformers", (record.name for record in ALL.values() if record.size == "tiny"))
+
+
+def handmade() -> list[str]:
+    """Every handmade net."""
+    from backends.handmade import collection
+
+    return _specs("handmade", collection.names())
+
+
+def _specs(prefix: str, names: Iterable[str]) -> list[str]:
+    return [f"{prefix}:{name}" for name in sorted(names)]
