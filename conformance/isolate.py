@@ -46,7 +46,10 @@ class Cancelled(ConformanceError):  # noqa: N818 - not a failure
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to check, and how. input_shape leaves the batch out; threads is torch's (0: its default)."""
+    """What to check, and how. input_shape leaves the batch out; threads is torch's (0: its default).
+
+    only holds patterns of the level 2 checks to run.
+    """
 
     spec: str
     level: int = 2
@@ -55,6 +58,7 @@ class Request:
     dtype: str = "float32"
     input_shape: tuple[int, ...] | None = None
     threads: int = 0
+    only: tuple[str, ...] = ("*",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +87,7 @@ def check_here(request: Request, progress: Progress | None = None) -> ModelRepor
         device=request.device,
         dtype=request.dtype,
         progress=progress,
+        only=request.only,
     )
 
 
@@ -260,8 +265,8 @@ def child() -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     fields = json.loads(_read_line(requests))
-    shape = fields.pop("input_shape")
-    request = Request(**fields, input_shape=tuple(shape) if shape is not None else None)
+    shape, only = fields.pop("input_shape"), tuple(fields.pop("only"))
+    request = Request(**fields, only=only, input_shape=tuple(shape) if shape is not None else None)
     threading.Thread(target=_end_with_parent, args=(requests,), daemon=True).start()
 
     def send(message: dict[str, Any]) -> None:

@@ -35,12 +35,16 @@ def check_model(
     given: Inputs = (args, kwargs or {})
     tensors = [leaf for leaf in pytree.tree_leaves(given) if isinstance(leaf, torch.Tensor)]
     if not tensors or not tensors[0].ndim:
-        raise UsageError("check_model needs example inputs with at least one tensor that has a batch dimension")
+        raise UsageError(
+            "check_model needs example inputs with at least one tensor that has a batch dimension"
+        )
     size = tensors[0].shape[0]
     device = str(next((p.device for p in model.parameters()), torch.device("cpu")))
 
     def inputs(batch: int, generator: torch.Generator) -> Inputs:
-        drawn: Inputs = pytree.tree_map_only(torch.Tensor, lambda leaf: redrawn(leaf, size, batch, generator), given)
+        drawn: Inputs = pytree.tree_map_only(
+            torch.Tensor, lambda leaf: redrawn(leaf, size, batch, generator), given
+        )
         return drawn
 
     backend = Backend(name or type(model).__name__, lambda: copy.deepcopy(model), inputs, source="given")

@@ -13,7 +13,7 @@ from conformance.graph.tape import tensors_in
 from conformance.graph.trace import trace
 from conformance.partition.build import partition
 from conformance.partition.selection import Selection
-from conformance.subnet.extract import GRAPH, SAME_CLASS, extract
+from conformance.subnet.extract import GRAPH, SAME_CLASS, candidates
 from conformance.subnet.zero import zero
 
 
@@ -28,7 +28,9 @@ def _exact(subject: Subject, choice: Selection, what: str) -> int:
 def _not_a_no_op(subject: Subject, choice: Selection) -> None:
     """Zeroing must change what the model computes, or the comparison shows nothing."""
     given = subject.inputs()
-    before, after = (tensors_in(evaluate(model, given)) for model in (subject.model, subject.pair(choice).full))
+    before, after = (
+        tensors_in(evaluate(model, given)) for model in (subject.model, subject.pair(choice).full)
+    )
     if all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
         raise CheckFailed("zeroing the selection does not change the outputs: the comparison shows nothing")
 
@@ -56,7 +58,12 @@ def random_half(subject: Subject) -> Finding:
     _not_a_no_op(subject, choice)
     pair = subject.pair(choice)
     again = equivalent(
-        pair.full, pair.subnet.module, *subject.inputs(draw=1), oracle="field", seed=subject.seed + 1, rounds=2
+        pair.full,
+        pair.subnet.module,
+        *subject.inputs(draw=1),
+        oracle="field",
+        seed=subject.seed + 1,
+        rounds=2,
     )
     return Finding(compared + subject.require(again, choice, "a random 50 % selection on a second input"))
 
@@ -140,11 +147,14 @@ def compose(subject: Subject) -> Finding:
     first = groups.select([number for number in first.removed if number in set(both.removed)])
     step = subject.pair(first)
     subject.require(step.verdict, first, "the first step")
-    inner = partition(trace(step.subnet.module, *subject.inputs()))
+    inner = partition(trace(step.subnet.module, *subject.inputs()), pruned=first)
     try:
         rest = both.within(inner, first)
     except SelectionError as error:
         raise CheckFailed(f"the second selection does not fit the pruned model: {error}") from error
-    twice = extract(step.subnet.module, rest)
-    verdict = equivalent(zero(subject.model, both), twice, *subject.inputs(), oracle="field", seed=subject.seed)
+    full = zero(subject.model, both)
+    for twice in candidates(step.subnet.module, rest):
+        verdict = equivalent(full, twice.module, *subject.inputs(), oracle="field", seed=subject.seed)
+        if verdict.equal or twice.kind == GRAPH:
+            break
     return Finding(subject.require(verdict, both, "pruning in two steps"))

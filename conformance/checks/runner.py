@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from fnmatch import fnmatch
 from typing import Any
 
 from conformance.backend import Backend
@@ -29,14 +30,20 @@ def check(
     device: str = "cpu",
     dtype: str | None = None,
     progress: Progress | None = None,
+    only: tuple[str, ...] = ("*",),
 ) -> ModelReport:
     """Every check up to `level` on one model. A bad model gives a report, not an exception.
 
-    progress(title, done, total) is called before each check. Raises UsageError for a bad level or device.
+    progress(title, done, total) is called before each check. `only` restricts level 2 to checks whose
+    ids match one of these patterns (the levels below are what it stands on, and always run). Raises
+    UsageError for a bad level or patterns that match nothing.
     """
-    todo = [item for item in checks() if item.level <= level]
     if not 0 <= level <= 2:
         raise UsageError(f"levels go from 0 to 2, not {level}")
+    todo = [item for item in checks() if item.level <= level]
+    todo = [item for item in todo if item.level < 2 or any(fnmatch(item.id, pattern) for pattern in only)]
+    if level == 2 and not any(item.level == 2 for item in todo):
+        raise UsageError(f"no check of level 2 matches {', '.join(only)}")
     start = time.perf_counter()
     try:
         subject = prepare(backend, seed, device, dtype)
@@ -61,7 +68,9 @@ def check(
 
 def _command(backend: Backend, level: int, seed: int, device: str, dtype: str | None) -> str:
     extra = "".join(
-        f" --{name} {value}" for name, value, usual in (("device", device, "cpu"), ("dtype", dtype, None)) if value != usual
+        f" --{name} {value}"
+        for name, value, usual in (("device", device, "cpu"), ("dtype", dtype, None))
+        if value != usual
     )
     return f"conformance check {backend.name} --level {level} --seed {seed}{extra}"
 
@@ -174,5 +183,3 @@ def explain(backend: Backend, *, parameter: str, dim: int | None = None, seed: i
 def _sentence(error: BaseException) -> str:
     first = str(error).strip().splitlines()
     return f"{type(error).__name__}: {first[0] if first else 'no message'}"
-
-

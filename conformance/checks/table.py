@@ -25,8 +25,12 @@ def group_rows(groups: Groups) -> list[GroupRow]:
         modes = sorted({groups.modes[number] for number in members})
         rows.append(
             GroupRow(
-                axis=axis_name(groups, members), kind=", ".join(kinds), size=len(members), mode=", ".join(modes),
-                parameters=int(parameters[members].sum()), flops=int(flops[members].sum()),
+                axis=axis_name(groups, members),
+                kind=", ".join(kinds),
+                size=len(members),
+                mode=", ".join(modes),
+                parameters=int(parameters[members].sum()),
+                flops=int(flops[members].sum()),
             )  # fmt: skip
         )
     return rows

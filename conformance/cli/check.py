@@ -14,6 +14,7 @@ from conformance.cli.options import (
     JobsOption,
     LevelOption,
     MemoryOption,
+    OnlyOption,
     ReportOption,
     SeedOption,
     Settings,
@@ -41,6 +42,7 @@ def check(
     ],
     input_shape: ShapeOption = None,
     level: LevelOption = 2,
+    only: OnlyOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = Dtype.float32,
@@ -77,7 +79,8 @@ def check(
         make_folder(report)
     threads = threads_for(jobs)
     requests = [
-        Request(spec, level, seed, place, dtype.value, shape, threads) for spec in dict.fromkeys(specs)
+        Request(spec, level, seed, place, dtype.value, shape, threads, tuple(only or ["*"]))
+        for spec in dict.fromkeys(specs)
     ]
     screen = Screen()
 

@@ -102,6 +102,14 @@ LevelOption = Annotated[
         help="0: runs and repeats; 1: groups and subnets are valid, too; 2: subnets are exact, too.",
     ),
 ]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only",
+        metavar="GLOB",
+        help="Of level 2 only checks whose id matches, e.g. 'L2.random-*'; may be repeated.",
+    ),
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the weights, inputs and selections.")]
 DeviceOption = Annotated[str, typer.Option(help="Where the native comparison runs: cpu, cuda, cuda:N, mps.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Deployed dtype of the native comparison.")]

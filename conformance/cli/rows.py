@@ -23,11 +23,12 @@ class Key:
     seed: int
     device: str
     dtype: str
+    only: tuple[str, ...] = ("*",)
 
     @classmethod
-    def now(cls, level: int, seed: int, device: str, dtype: str) -> Key:
+    def now(cls, level: int, seed: int, device: str, dtype: str, only: tuple[str, ...] = ("*",)) -> Key:
         """The key of a run in this environment."""
-        return cls(tuple(sorted(deciding_versions().items())), level, seed, device, dtype)
+        return cls(tuple(sorted(deciding_versions().items())), level, seed, device, dtype, only)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Row:
             data = json.loads(line)
             fields = dict(data["key"])
             fields["versions"] = tuple(sorted(fields["versions"].items()))
+            fields["only"] = tuple(fields["only"])
             return cls(Key(**fields), data["engine"], ModelReport.model_validate(data["report"]))
         except (KeyError, TypeError, AttributeError, ValidationError) as error:
             raise ValueError(f"not a row of a sweep: {error}") from error

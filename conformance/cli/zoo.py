@@ -16,6 +16,7 @@ from conformance.cli.options import (
     JobsOption,
     LevelOption,
     MemoryOption,
+    OnlyOption,
     SeedOption,
     Settings,
     TimeoutOption,
@@ -51,6 +52,7 @@ def zoo(
         bool, typer.Option("--retry-errors", help="When resuming, check again what ended in an error.")
     ] = False,
     level: LevelOption = 2,
+    only: OnlyOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = Dtype.float32,
@@ -71,8 +73,9 @@ def zoo(
     limits = Limits(positive(timeout, "--timeout"), positive(memory, "--memory"))
     place = parse_device(device)
     wanted = sets(names or [], pattern)
+    chosen = tuple(only or ["*"])
     make_folder(output)
-    rows = Rows(output / "rows.jsonl", Key.now(level, seed, place, dtype.value))
+    rows = Rows(output / "rows.jsonl", Key.now(level, seed, place, dtype.value, chosen))
     if resume:
         rows.load()
     else:
@@ -91,7 +94,9 @@ def zoo(
             print(finished.trace, file=sys.stderr, flush=True)
 
     threads = threads_for(jobs)
-    requests = [Request(spec, level, seed, place, dtype.value, threads=threads) for spec in waiting]
+    requests = [
+        Request(spec, level, seed, place, dtype.value, threads=threads, only=chosen) for spec in waiting
+    ]
     try:
         run_all(requests, limits, screen, finish, jobs=jobs)
     finally:  # also after Ctrl-C: the page always shows what is finished

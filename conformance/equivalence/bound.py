@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conformance.graph.tape import tensors_in
-from conformance.graph.trace import deterministic_forward, shadow
+from conformance.graph.trace import deterministic_forward
 
 AMPLIFIED = 2.0**-44
 MARGIN = 16.0
@@ -24,9 +24,13 @@ FLOOR = 2.0**-44
 
 
 def error_bound(model: torch.nn.Module, given: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[Any, float]:
-    """(outputs of the float64 model, largest acceptable difference relative to the largest output)."""
+    """(outputs of a float64 model, largest acceptable difference relative to the largest output).
+
+    The model must be the caller's own copy: its parameters are moved afterwards.
+    """
     outputs = evaluate_wide(model, given)
-    moved = evaluate_wide(_perturbed(model), given)
+    _perturb_(model)
+    moved = evaluate_wide(model, given)
     worst = 0.0
     for a, b in zip(tensors_in(outputs), tensors_in(moved), strict=True):
         if a.is_floating_point() and a.shape == b.shape and torch.isfinite(a).any():
@@ -36,15 +40,13 @@ def error_bound(model: torch.nn.Module, given: tuple[tuple[Any, ...], dict[str, 
     return outputs, max(MARGIN * worst, FLOOR)
 
 
-def _perturbed(model: torch.nn.Module) -> torch.nn.Module:
-    twin = shadow(model)
+def _perturb_(model: torch.nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in twin.parameters():
+        for parameter in model.parameters():
             if parameter.is_floating_point():
-                noise = torch.rand(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.device)
-                parameter.data = parameter * (1 + (2 * noise - 1) * AMPLIFIED)
-    return twin
+                noise = torch.rand(parameter.shape, generator=generator).to(parameter.device)
+                parameter.mul_(1 + (2 * noise.double() - 1) * AMPLIFIED)
 
 
 class _Wide(TorchDispatchMode):
@@ -72,7 +74,9 @@ def _grouped_mm(a: torch.Tensor, b: torch.Tensor, ends: torch.Tensor, *_: Any, *
     return torch.cat([part @ b[expert] for expert, part in enumerate(rows)])
 
 
-_DECOMPOSED = {torch.ops.aten._grouped_mm.default: _grouped_mm} if hasattr(torch.ops.aten, "_grouped_mm") else {}
+_DECOMPOSED = (
+    {torch.ops.aten._grouped_mm.default: _grouped_mm} if hasattr(torch.ops.aten, "_grouped_mm") else {}
+)
 
 
 def evaluate_wide(model: torch.nn.Module, given: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -71,7 +72,9 @@ def assert_equivalent(
         raise AssertionError(f"{verdict.status.value} by the {oracle} oracle: {verdict.reason}")
 
 
-def _field(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, seed: int, number: int) -> Verdict:
+def _field(
+    full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, seed: int, number: int
+) -> Verdict:
     arithmetic = Field(PRIMES[number % len(PRIMES)], seed=seed + number)
     args, kwargs = residues(given, arithmetic, seed + number)
     try:
@@ -112,28 +115,43 @@ def evaluate(model: torch.nn.Module, given: Arguments) -> Any:
 
 
 def doubled(model: torch.nn.Module, given: Arguments) -> tuple[torch.nn.Module, Arguments]:
-    """Model copy and arguments in float64."""
-    twin = shadow(model, None).double()
-    args = pytree.tree_map_only(torch.Tensor, lambda leaf: leaf.double() if leaf.is_floating_point() else leaf, given)
+    """Model copy (sharing nothing) and arguments in float64."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        wide = (
+            parameter.detach().to(torch.float64, copy=True)
+            if parameter.is_floating_point()
+            else parameter.detach()
+        )
+        memo[id(parameter)] = torch.nn.Parameter(wide, requires_grad=False)
+    twin = copy.deepcopy(model, memo).double()
+    args = pytree.tree_map_only(
+        torch.Tensor, lambda leaf: leaf.double() if leaf.is_floating_point() else leaf, given
+    )
     return twin, args
 
 
-def _float64(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, seed: int, number: int) -> Verdict:
+def _float64(
+    full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, seed: int, number: int
+) -> Verdict:
     if isinstance(subnet, GraphSubnet):
         # A tape holds constants of the traced dtype (an eps, a mask's minimum): so must the reference.
         full = subnet.whole(full)
-    wide_full, wide = doubled(full, given)
-    wide_subnet, _ = doubled(subnet, given)
     try:
-        left, bound = error_bound(wide_full, wide)
-        right = evaluate_wide(wide_subnet, wide)
+        left, bound = error_bound(*doubled(full, given))
+        right = evaluate_wide(*doubled(subnet, given))
     except Exception as error:
         return Verdict(Status.DIFFERENT, "float64", _raised(error))
     worst = _largest(left, right)
     problem, count = _same(left, right, lambda a, b: _within(a, b, bound))
     details = {"relative_bound": bound}
     return Verdict(
-        Status.DIFFERENT if problem else Status.EQUAL, "float64", problem, count, max_abs=worst, details=details
+        Status.DIFFERENT if problem else Status.EQUAL,
+        "float64",
+        problem,
+        count,
+        max_abs=worst,
+        details=details,
     )
 
 
@@ -141,15 +159,21 @@ def _within(a: torch.Tensor, b: torch.Tensor, relative: float) -> bool:
     if not a.is_floating_point():
         return torch.equal(a, b)
     finite = torch.isfinite(a)
-    if not torch.equal(finite, torch.isfinite(b)) or not torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num()):
+    if not torch.equal(finite, torch.isfinite(b)) or not torch.equal(
+        a[~finite].nan_to_num(), b[~finite].nan_to_num()
+    ):
         return False
     if not finite.any():
         return True
     scale = float(a[finite].abs().max())
-    return float((a[finite] - b[finite]).abs().max()) <= relative * max(scale, torch.finfo(torch.float64).tiny)
+    return float((a[finite] - b[finite]).abs().max()) <= relative * max(
+        scale, torch.finfo(torch.float64).tiny
+    )
 
 
-def _native(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, seed: int, number: int) -> Verdict:
+def _native(
+    full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, seed: int, number: int
+) -> Verdict:
     try:
         left, right = evaluate(full, given), evaluate(subnet, given)
     except Exception as error:
@@ -175,7 +199,9 @@ def _ulps(left: Any, right: Any) -> float:
     worst = 0.0
     for a, b in zip(tensors_in(left), tensors_in(right), strict=True):
         if a.is_floating_point() and a.numel() and a.shape == b.shape:
-            step = (torch.nextafter(a.abs(), torch.full_like(a, float("inf"))) - a.abs()).clamp_min(torch.finfo(a.dtype).tiny)
+            step = (torch.nextafter(a.abs(), torch.full_like(a, float("inf"))) - a.abs()).clamp_min(
+                torch.finfo(a.dtype).tiny
+            )
             worst = max(worst, float(((a - b).abs() / step).nan_to_num().max()))
     return worst
 
@@ -191,7 +217,10 @@ def _same(left: Any, right: Any, judge: Callable[[torch.Tensor, torch.Tensor], b
             return f"output {number} has shape {tuple(a.shape)} against {tuple(b.shape)}", compared
         if not judge(a, b):
             wrong = int((a != b).sum())
-            return f"output {number} of shape {tuple(a.shape)} differs in {wrong} of {a.numel()} elements", compared
+            return (
+                f"output {number} of shape {tuple(a.shape)} differs in {wrong} of {a.numel()} elements",
+                compared,
+            )
         compared += a.numel()
     return ("" if compared else "the outputs have no elements"), compared
 

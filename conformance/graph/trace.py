@@ -127,8 +127,10 @@ class _Recorder(TorchDispatchMode):
         if isinstance(tree, torch.Tensor):
             return Ref(self.lookup(tree))
         if isinstance(tree, (tuple, list)):
-            return type(tree)([self._refer(item) for item in tree]) if type(tree) in (tuple, list) else tuple(
-                self._refer(item) for item in tree
+            return (
+                type(tree)([self._refer(item) for item in tree])
+                if type(tree) in (tuple, list)
+                else tuple(self._refer(item) for item in tree)
             )
         if isinstance(tree, dict):
             return {key: self._refer(item) for key, item in tree.items()}
@@ -178,7 +180,9 @@ class _Recorder(TorchDispatchMode):
             if isinstance(target, torch.Tensor):
                 own = self._known[id(target)][1] if id(target) in self._known else -1
                 aliases = self._storages.get(target.untyped_storage()._cdata, [])
-                overlapping = [alias for tensor, alias in aliases if alias != own and _overlap(tensor, target)]
+                overlapping = [
+                    alias for tensor, alias in aliases if alias != own and _overlap(tensor, target)
+                ]
                 self._written.append((index, overlapping))
 
     def finish(self, outputs: tuple[int, ...]) -> tuple[Node, ...]:
@@ -231,7 +235,7 @@ def _record(
     model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], device: str | None
 ) -> Graph:
     twin = shadow(model, device).eval()
-    run_args, run_kwargs = (_to((args, kwargs), device) if device else _clone((args, kwargs)))
+    run_args, run_kwargs = _to((args, kwargs), device) if device else _clone((args, kwargs))
     recorder = _Recorder(twin)
     inputs = tuple(recorder.add(tensor, "input") for tensor in tensors_in((run_args, run_kwargs)))
     with deterministic_forward(), torch.random.fork_rng(devices=[]), recorder.module_paths(), recorder:

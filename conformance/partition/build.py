@@ -7,24 +7,30 @@ import time
 import numpy as np
 import numpy.typing as npt
 
+from conformance.errors import SelectionError
 from conformance.graph.tape import Graph, refs
 from conformance.partition.groups import CONSUMERS, KINDS, PRODUCERS, Groups
 from conformance.partition.labels import Event, Facts, Labels, Pass
 from conformance.partition.propagate import propagate, state_labels
 from conformance.partition.resolve import Classes, resolve
+from conformance.partition.selection import Selection
 
 Mask = npt.NDArray[np.bool_]
 
 
-def partition(graph: Graph) -> Groups:
-    """Find every group of a traced model, how it becomes zero, and why the rest is held back."""
+def partition(graph: Graph, pruned: Selection | None = None) -> Groups:
+    """Find every group of a traced model, how it becomes zero, and why the rest is held back.
+
+    For a subnet, `pruned` is the selection it came from: where a reshape leaves a choice (channel
+    groups or the channels inside them), the subnet's groups are then those of the full model.
+    """
     start = time.perf_counter()
     facts = Facts()
     collect = Pass(facts)
     state = state_labels(collect, graph)
     end_of_state = facts.size
     propagate(collect, graph, state)
-    classes = resolve(facts)
+    classes = resolve(facts, None if pruned is None else _numbers_before(graph, state, facts.size, pruned))
     _hold_unused(graph, state, classes)
     first = _number(classes, end_of_state)
     producers, consumers = _mark(facts, facts.producers), _mark(facts, facts.consumers)
@@ -35,7 +41,10 @@ def partition(graph: Graph) -> Groups:
     gone = {group: Event(node, reason) for group, (node, reason) in never.items()}
     gone |= {group: Event(-1, "fills a whole dimension") for group in _spanning(dims) if group not in gone}
     alive = _renumber(int(first.max(initial=0)), gone)
-    modes = ["", *(CONSUMERS if group in weak else PRODUCERS for group in range(1, alive.size) if group not in gone)]
+    modes = [
+        "",
+        *(CONSUMERS if group in weak else PRODUCERS for group in range(1, alive.size) if group not in gone),
+    ]
     final = alive[first]
     events, held = _held(graph, state, classes, first, gone)
     cache: dict[int, tuple[Labels, Labels]] = {}
@@ -51,6 +60,21 @@ def partition(graph: Graph) -> Groups:
         events=tuple(events),
         seconds=time.perf_counter() - start,
     )
+
+
+def _numbers_before(graph: Graph, state: dict[int, list[Labels]], size: int, pruned: Selection) -> Labels:
+    """For each raw label of the subnet's state the group number its position had in the full model."""
+    before = np.zeros(size, dtype=np.int64)
+    whole = pruned.groups
+    for name, index in graph.names.items():
+        old = whole.graph.names.get(name)
+        for dim, labels in enumerate(state[index] if old is not None else []):
+            numbers = whole.dims[old][dim][pruned.kept(old, dim)]
+            if numbers.size != labels.size:
+                raise SelectionError(f"{name} does not have the size the selection leaves")
+            before[labels] = numbers
+    before[0] = 0
+    return before
 
 
 def _hold_unused(graph: Graph, state: dict[int, list[Labels]], classes: Classes) -> None:
@@ -150,7 +174,9 @@ def _held(
             elif not graph.values[index].floating:
                 held[index, dim] = np.full(labels.size, whole)
             else:
-                held[index, dim] = np.where(first[labels] == 0, classes.reason[labels], event_of[first[labels]])
+                held[index, dim] = np.where(
+                    first[labels] == 0, classes.reason[labels], event_of[first[labels]]
+                )
     return events, held
 
 
@@ -165,5 +191,8 @@ def _kinds(facts: Facts, final: Labels, count: int) -> tuple[str, ...]:
 
 def _dims_with(state: dict[int, list[Labels]], mask: Mask) -> frozenset[tuple[int, int]]:
     return frozenset(
-        (index, dim) for index, lines in state.items() for dim, labels in enumerate(lines) if mask[labels].any()
+        (index, dim)
+        for index, lines in state.items()
+        for dim, labels in enumerate(lines)
+        if mask[labels].any()
     )

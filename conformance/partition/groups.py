@@ -143,7 +143,11 @@ class Groups:
         return np.flatnonzero(self.spans @ kept == 0)
 
     def sample(
-        self, fraction: float = 0.5, seed: int = 0, *, kinds: tuple[str, ...] | None = None,
+        self,
+        fraction: float = 0.5,
+        seed: int = 0,
+        *,
+        kinds: tuple[str, ...] | None = None,
         modes: tuple[str, ...] = (PRODUCERS, CONSUMERS),
     ) -> Selection:
         """Remove `fraction` of the groups of every axis at random, keeping at least one position each.
@@ -155,14 +159,21 @@ class Groups:
             raise SelectionError(f"fraction must lie in [0, 1], got {fraction}")
         rng = np.random.default_rng(seed)
         order = rng.permutation(self.count) + 1
-        allowed = np.array([m in modes and (kinds is None or k in kinds) for m, k in zip(self.modes, self.kinds, strict=True)])
+        allowed = np.array(
+            [
+                m in modes and (kinds is None or k in kinds)
+                for m, k in zip(self.modes, self.kinds, strict=True)
+            ]
+        )
         order = order[allowed[order]]
         axis = self.axis_of[order]
         by_axis = np.argsort(axis, kind="stable")
         order, axis = order[by_axis], axis[by_axis]
         _, start, size = np.unique(axis, return_index=True, return_counts=True)
         rank = np.arange(order.size) - np.repeat(start, size)
-        quota = np.floor(fraction * np.repeat(size, size) + rng.random(start.size).repeat(size) * (0 < fraction < 1))
+        quota = np.floor(
+            fraction * np.repeat(size, size) + rng.random(start.size).repeat(size) * (0 < fraction < 1)
+        )
         return self.select(self.leave_one(order[rank < quota], rng))
 
     def leave_one(self, removed: IntArray, rng: np.random.Generator) -> IntArray:
@@ -185,4 +196,3 @@ class Groups:
         from conformance.partition.explain import explain
 
         return explain(self, parameter, dim)
-

@@ -207,7 +207,9 @@ class Pass:
         if not free and not recorded:
             return fixed(size)
         if len(free) == 1 and not recorded:
-            return np.ascontiguousarray(np.broadcast_to(_along(factors[free[0]], free[0], shape), shape)).reshape(-1)
+            return np.ascontiguousarray(
+                np.broadcast_to(_along(factors[free[0]], free[0], shape), shape)
+            ).reshape(-1)
         flat = self.fresh(size, (key, "flat"))
         if self.final is None:
             self.facts.grids.append(Grid(flat, [np.abs(factor) for factor in factors], shape, self.node))
@@ -253,7 +255,9 @@ class Pass:
     def grid(self, flat: Labels, factors: list[Labels], shape: tuple[int, ...]) -> None:
         """Say that an existing flat dimension is the product of existing factors."""
         if self.final is None:
-            self.facts.grids.append(Grid(np.abs(flat), [np.abs(factor) for factor in factors], shape, self.node))
+            self.facts.grids.append(
+                Grid(np.abs(flat), [np.abs(factor) for factor in factors], shape, self.node)
+            )
 
 
 def _along(factor: Labels, axis: int, shape: tuple[int, ...]) -> Labels:

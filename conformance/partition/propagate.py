@@ -79,4 +79,3 @@ def _hold_stale(p: Pass, node: Node, call: Call, outputs: list[int], env: dict[i
     for tensor in touched:
         for labels in tensor.dims:
             p.fix(labels, "is written through a view")
-

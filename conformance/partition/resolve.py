@@ -30,8 +30,9 @@ class Classes:
 
 
 class _Resolver:
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Facts, before: Labels | None) -> None:
         self.facts = facts
+        self.before = before
         self.events = list(facts.events)
         self.left: list[Labels] = []
         self.right: list[Labels] = []
@@ -61,7 +62,8 @@ class _Resolver:
             self.left, self.right = [], []
             apart = (left != right) & (left != 0) & (right != 0)
             graph = coo_matrix(
-                (np.ones(int(apart.sum()), dtype=np.int8), (left[apart], right[apart])), (self.count, self.count)
+                (np.ones(int(apart.sum()), dtype=np.int8), (left[apart], right[apart])),
+                (self.count, self.count),
             )
             count, component = connected_components(graph, directed=False)
             fixed_by = np.full(count, _NONE, dtype=np.int64)
@@ -133,10 +135,15 @@ class _Resolver:
             if len(options) < 2:
                 continue
 
-            def preference(axis: int, factors: list[Labels] = factors) -> tuple[bool, bool, bool, bool, int, int]:
+            settled = self._settled_before(grid)
+
+            def preference(
+                axis: int, factors: list[Labels] = factors, settled: int | None = settled
+            ) -> tuple[bool, bool, bool, bool, bool, int, int]:
                 own = factors[axis][factors[axis] != 0]
                 return (
                     not drop[own].any(),
+                    axis == settled,
                     bool(keep[own].any()),
                     bool(batch[own].any()),
                     not copies[own].any(),
@@ -151,8 +158,22 @@ class _Resolver:
                     keep[own] = True
                 else:
                     drop[own] = True
-                    event = self.event(grid.node, "the other factor of this reshape was chosen to carry the groups")
+                    event = self.event(
+                        grid.node, "the other factor of this reshape was chosen to carry the groups"
+                    )
                     self.fix(own, event)
+
+    def _settled_before(self, grid: Grid) -> int | None:
+        """The factor that carried the groups in the model this one was pruned from, if that is known."""
+        if self.before is None:
+            return None
+        of_class = np.zeros(self.count, dtype=np.int64)
+        known = np.flatnonzero(self.before)
+        of_class[self.current(known)] = self.before[known]
+        of_class[0] = 0
+        numbers = of_class[self.current(grid.flat)].reshape(grid.shape)
+        varying = [axis for axis in range(numbers.ndim) if (numbers != numbers.take([0], axis=axis)).any()]
+        return varying[0] if len(varying) == 1 and numbers.all() else None
 
     def _set(self, arrays: list[Labels]) -> npt.NDArray[np.bool_]:
         chosen = np.zeros(self.count, dtype=bool)
@@ -197,6 +218,9 @@ def _along(factor: Labels, axis: int, shape: tuple[int, ...]) -> Labels:
     return factor.reshape(view)
 
 
-def resolve(facts: Facts) -> Classes:
-    """Decide every class. Terminates: each round fixes or unites something, or decides all grids."""
-    return _Resolver(facts).run()
+def resolve(facts: Facts, before: Labels | None = None) -> Classes:
+    """Decide every class. Terminates: each round fixes or unites something, or decides all grids.
+
+    before[raw label] may hold group numbers of an unpruned model, whose decisions are then kept.
+    """
+    return _Resolver(facts, before).run()

@@ -82,7 +82,9 @@ class Selection:
                 kept = first.kept(index, dim)
                 inner = subnet.dims[subnet.graph.names[name]][dim]
                 if inner.size != kept.size:
-                    raise SelectionError(f"{name} has {inner.size} positions in dimension {dim}, not {kept.size}")
+                    raise SelectionError(
+                        f"{name} has {inner.size} positions in dimension {dim}, not {kept.size}"
+                    )
                 hit = self.gone[labels[kept]]
                 if (inner[hit] == 0).any() or np.isin(inner[~hit], inner[hit]).any():
                     raise SelectionError(f"the groups of {name} differ between the model and its subnet")
@@ -94,7 +96,12 @@ class Selection:
     def to_json(self) -> str:
         """Slices by name, enough to repeat the choice on the same model."""
         return json.dumps(
-            {"format": FORMAT, "version": VERSION, "fingerprint": self.groups.fingerprint, "slices": self.slices()}
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "fingerprint": self.groups.fingerprint,
+                "slices": self.slices(),
+            }
         )
 
     @classmethod
@@ -114,7 +121,9 @@ class Selection:
                     raise SelectionError(f"{name} has no such positions in dimension {dim}")
                 numbers = lines[int(dim)][positions]
                 if (numbers == 0).any():
-                    raise SelectionError(f"{name} dimension {dim}: position {positions[int(numbers.argmin())]} is held back")
+                    raise SelectionError(
+                        f"{name} dimension {dim}: position {positions[int(numbers.argmin())]} is held back"
+                    )
                 removed.update(numbers.tolist())
         selection = groups.select(sorted(removed))
         if selection.slices() != {n: {int(d): p for d, p in v.items()} for n, v in data["slices"].items()}:

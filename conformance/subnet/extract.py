@@ -50,7 +50,9 @@ def candidates(model: torch.nn.Module, choice: Selection) -> Iterator[Candidate]
     found = options(sliced, changes, known)
     seen: set[tuple[tuple[str, str, int | None, int], ...]] = set()
     for values in attempts(found):
-        mark = tuple(sorted((o.module, o.attribute, -1 if o.place is None else o.place, n) for o, n in values.items()))
+        mark = tuple(
+            sorted((o.module, o.attribute, -1 if o.place is None else o.place, n) for o, n in values.items())
+        )
         if mark in seen:
             continue
         seen.add(mark)

@@ -75,7 +75,9 @@ class GraphSubnet(torch.nn.Module):
         leaves = tensors_in((args, kwargs))
         shapes = tuple(tuple(leaf.shape) for leaf in leaves)
         if shapes != self._input_shapes:
-            raise ExtractionError(f"a graph subnet runs on inputs of shapes {self._input_shapes}, got {shapes}")
+            raise ExtractionError(
+                f"a graph subnet runs on inputs of shapes {self._input_shapes}, got {shapes}"
+            )
         device = next((leaf.device for leaf in leaves), torch.device("cpu"))
         env.update(zip(self._inputs, leaves, strict=True))
         env |= {index: tensor_at(self, name) for index, name in self._names.items()}

@@ -75,7 +75,9 @@ def _convolve(e: Exact, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return made
 
 
-def _long_convolution(e: Exact, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def _long_convolution(
+    e: Exact, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
     """More terms than fit: sum over input channels in pieces (ungrouped only)."""
     if e.get("groups") != 1:
         raise UnsupportedOperation("aten.convolution", f"a grouped sum of more than {MAX_TERMS} products")
@@ -122,7 +124,9 @@ def cumsum(e: Exact) -> torch.Tensor:
     return e.reduce(torch.cumsum(e.residue("self"), e.get("dim")))
 
 
-def variance_over(e: Exact, x: torch.Tensor, dims: list[int], correction: float, keepdim: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def variance_over(
+    e: Exact, x: torch.Tensor, dims: list[int], correction: float, keepdim: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(variance, mean), the variance with `correction` taken off the count."""
     dims = dims or list(range(x.ndim))
     centre = mean_over(e, x, dims, True)
@@ -131,7 +135,9 @@ def variance_over(e: Exact, x: torch.Tensor, dims: list[int], correction: float,
     for dim in dims:
         count *= x.shape[dim]
     squares = e.reduce(torch.sum(e.product(away, away), dims, keepdim=keepdim))
-    spread = e.product(squares, e.field.inverse(round(count - correction)))
+    if correction != int(correction):
+        raise UnsupportedOperation(f"aten.{e.name}", f"a correction of {correction}")
+    spread = e.product(squares, e.field.inverse(count - int(correction)))
     return spread, centre if keepdim else mean_over(e, x, dims, False)
 
 
@@ -159,7 +165,7 @@ def vector_norm(e: Exact) -> torch.Tensor:
     dim = e.get("dim")
     dims = list(range(x.ndim)) if dim in (None, []) else [dim] if isinstance(dim, int) else list(dim)
     if order not in (1, 2):
-            raise UnsupportedOperation("aten.linalg_vector_norm", f"no exact rule for order {order}")
+        raise UnsupportedOperation("aten.linalg_vector_norm", f"no exact rule for order {order}")
     terms = e.product(x, x) if order == 2 else e.random("abs", x, torch.abs)
     made = e.reduce(torch.sum(terms, dims, keepdim=bool(e.get("keepdim"))))
     return e.random("sqrt", made, torch.sqrt) if order == 2 else made
@@ -190,8 +196,10 @@ def embedding_bag(e: Exact) -> Any:
         ends = ends[:-1]
     rows = []
     for start, end in zip(offsets.tolist(), ends, strict=False):
-        total = e.reduce(weight[indices[start:end]].sum(0))
-        count = max(end - start, 1)
+        bag = indices[start:end]
+        bag = bag[bag != e.get("padding_idx", -1)]
+        total = e.reduce(weight[bag].sum(0))
+        count = max(bag.numel(), 1)
         rows.append(total if e.get("mode") == 0 else e.product(total, e.field.inverse(count)))
     empty = indices.new_zeros(0)
     return torch.stack(rows), empty, empty, empty

@@ -8,6 +8,8 @@ residues needs an exact rule, or must only move data; any other raises Unsupport
 from __future__ import annotations
 
 import copy
+import weakref
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +47,9 @@ _ANSWERS = frozenset((
 ))  # fmt: skip
 """Operations whose result is no residue: answers about order, and fresh constants."""
 
-_FILLS = frozenset(("constant_pad_nd", "fill", "full_like", "new_full", "index_fill", "index_put", "_index_put_impl"))
+_FILLS = frozenset(
+    ("constant_pad_nd", "fill", "full_like", "new_full", "index_fill", "index_put", "_index_put_impl")
+)
 """Operations with a number that becomes part of the result."""
 
 
@@ -72,7 +76,9 @@ class FieldMode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not any(is_residue(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)):
+        if not any(
+            is_residue(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)
+        ):
             return func(*args, **kwargs)
         name = base_name(func)
         self._count(name)
@@ -85,7 +91,9 @@ class FieldMode(TorchDispatchMode):
             # Exact rules may lay results out differently, so a view must be allowed to copy.
             run_op = torch.ops.aten.reshape.default if func in _VIEWS else func
             result = run_op(*lifted_args, **lifted_kwargs)
-            if name in {"index_put", "_index_put_impl"} and Exact(self.field, func, args, kwargs, name).get("accumulate"):
+            if name in {"index_put", "_index_put_impl"} and Exact(self.field, func, args, kwargs, name).get(
+                "accumulate"
+            ):
                 result = self.field.reduce_(result)
         else:
             raise UnsupportedOperation(func._schema.name.replace("::", "."))
@@ -120,9 +128,13 @@ class FieldMode(TorchDispatchMode):
         if not isinstance(result, torch.Tensor) or not isinstance(target, torch.Tensor):
             raise UnsupportedOperation(func._schema.name.replace("::", "."), "writes to several tensors")
         if not target.is_floating_point():
-            raise UnsupportedOperation(func._schema.name.replace("::", "."), "a computed value is written as an integer")
+            raise UnsupportedOperation(
+                func._schema.name.replace("::", "."), "a computed value is written as an integer"
+            )
         if target.dtype not in (torch.float64, torch.float32):
-            raise UnsupportedOperation(func._schema.name.replace("::", "."), f"residues do not fit {target.dtype}")
+            raise UnsupportedOperation(
+                func._schema.name.replace("::", "."), f"residues do not fit {target.dtype}"
+            )
         if result is not target:
             target.copy_(result)
         return mark(target)
@@ -153,7 +165,46 @@ def embedded(model: torch.nn.Module, arithmetic: Field) -> torch.nn.Module:
     for buffer in model.buffers():
         if buffer.is_floating_point():
             memo[id(buffer)] = mark(arithmetic.embed(buffer).to(storage(buffer.dtype)))
-    return copy.deepcopy(model, memo)
+    return copy.deepcopy(model, memo).eval()
+
+
+@dataclass
+class _Kept:
+    """An embedded model that may serve again while neither side's state was written to."""
+
+    source: weakref.ref[torch.nn.Module]
+    arithmetic: Field
+    versions: tuple[object, ...]
+    twin: torch.nn.Module
+    twin_versions: tuple[object, ...]
+
+    def serves(self, model: torch.nn.Module, arithmetic: Field) -> bool:
+        return (
+            self.source() is model
+            and self.arithmetic == arithmetic
+            and self.versions == _versions(model)
+            and self.twin_versions == _versions(self.twin)
+        )
+
+
+_KEPT: deque[_Kept] = deque(maxlen=2)
+_KEEP_BELOW = 2 * 10**8
+
+
+def _versions(model: torch.nn.Module) -> tuple[object, ...]:
+    state = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return tuple((name, id(tensor), tensor.data_ptr(), tensor._version) for name, tensor in state)
+
+
+def _twin(model: torch.nn.Module, arithmetic: Field) -> torch.nn.Module:
+    """`embedded`, remembering the last two models (a full one and its subnet) unless they are huge."""
+    for kept in _KEPT:
+        if kept.serves(model, arithmetic):
+            return kept.twin
+    twin = embedded(model, arithmetic)
+    if sum(parameter.numel() for parameter in model.parameters()) < _KEEP_BELOW:
+        _KEPT.append(_Kept(weakref.ref(model), arithmetic, _versions(model), twin, _versions(twin)))
+    return twin
 
 
 def run(
@@ -163,9 +214,11 @@ def run(
 
     Raises UnsupportedOperation when an operation has no exact rule.
     """
-    twin = embedded(model, arithmetic).eval()
+    twin = _twin(model, arithmetic)
     args, kwargs = pytree.tree_map_only(
-        torch.Tensor, lambda leaf: mark(leaf.clone()) if leaf.is_floating_point() else leaf.clone(), (args, kwargs)
+        torch.Tensor,
+        lambda leaf: mark(leaf.clone()) if leaf.is_floating_point() else leaf.clone(),
+        (args, kwargs),
     )
     mode = FieldMode(arithmetic)
     with deterministic_forward(), torch.random.fork_rng(devices=[]), mode:

@@ -16,6 +16,8 @@ from functools import lru_cache
 
 import torch
 
+from conformance.errors import UnsupportedOperation
+
 PRIMES = (2**19 - 1, 2**19 - 19)
 """The default prime and a second one for independent confirmation."""
 
@@ -59,23 +61,25 @@ class Field:
     def number(self, value: complex) -> float:
         """A Python number as a residue."""
         if isinstance(value, complex):
-            raise ValueError("complex numbers have no residue here")
+            raise UnsupportedOperation("complex arithmetic", "complex numbers have no residue")
         return float(self.embed(torch.tensor(float(value), dtype=torch.float64)).item())
 
     def inverse(self, value: int) -> float:
-        """1/value mod p as a balanced residue."""
+        """1/value mod p as a balanced residue. Raises UnsupportedOperation for a multiple of p."""
+        if value % self.prime == 0:
+            raise UnsupportedOperation("aten.div", f"{value} has no inverse modulo {self.prime}")
         found = pow(value % self.prime, -1, self.prime)
         return float(found if found <= self.half else found - self.prime)
 
     def inverses(self, x: torch.Tensor) -> torch.Tensor:
         """Elementwise 1/x mod p of residues; 0 goes to 0."""
-        return torch.take(_inverse_table(self.prime), x.long() + self.half).double()
+        return torch.take(_inverse_table(self.prime).to(x.device), x.long() + self.half).double()
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
         """Residues of a floating, integer or boolean tensor, in float64 and of the same shape."""
         if not x.is_floating_point():
             if x.is_complex():
-                raise ValueError("complex tensors have no residue here")
+                raise UnsupportedOperation("complex arithmetic", "complex tensors have no residue")
             return self.reduce_(torch.remainder(x.to(torch.int64), self.prime).double())
         out = torch.empty(x.shape, dtype=torch.float64, device=x.device)
         source, target = x.detach().reshape(-1), out.view(-1)
@@ -88,12 +92,17 @@ class Field:
 
     def _shifted(self, part: torch.Tensor) -> torch.Tensor | None:
         """Residues of float32 values by shifts alone: 2**19 is 1 modulo 2**19 - 1, so a multiplication by
-        2**38 or 2**57 changes nothing but makes the values whole. None when one is out of range."""
+        2**38 or 2**57 changes nothing but makes the values whole. None when one is out of range.
+        """
         size = part.abs()
         small = size < 2.0**-14
         whole = torch.where(small, part * 2.0**57, part * 2.0**38)
         # float32 has 24 bits: whole for sizes of at least 2**-33, below 2**53 for sizes under 2**15.
-        if bool((size >= 2.0**15).any()) or bool(((size < 2.0**-33) & (size > 0)).any()) or part.isnan().any():
+        if (
+            bool((size >= 2.0**15).any())
+            or bool(((size < 2.0**-33) & (size > 0)).any())
+            or part.isnan().any()
+        ):
             return None
         return self.reduce_(whole)
 
@@ -122,7 +131,9 @@ class Field:
         value = torch.where(part == -math.inf, torch.full_like(value, -infinite), value)
         return torch.where(torch.isnan(part), torch.full_like(value, not_a_number), value)
 
-    def apply(self, name: str, function: Callable[[torch.Tensor], torch.Tensor] | None, x: torch.Tensor) -> torch.Tensor:
+    def apply(
+        self, name: str, function: Callable[[torch.Tensor], torch.Tensor] | None, x: torch.Tensor
+    ) -> torch.Tensor:
         """A fixed random function of residues, drawn for `name`, that agrees with `function` at 0."""
         table = _table(name, self.prime, self.seed, _at_zero(name, function))
         return torch.take(table.to(x.device), x.long() + self.half).double()

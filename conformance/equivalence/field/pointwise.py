@@ -127,12 +127,17 @@ def unary(e: Exact) -> torch.Tensor:
     others = [e.get(name) for name in names[1:]]
     if any(isinstance(other, torch.Tensor) for other in others):
         raise UnsupportedOperation(f"aten.{e.name}", "a bound or parameter is a computed tensor")
-    numbers = ",".join(str(other) for other in others if other is not None)
+    # Named: clamp(min=0) and clamp(max=0) are different functions.
+    numbers = ",".join(
+        f"{n}={other}" for n, other in zip(names[1:], others, strict=True) if other is not None
+    )
     op, first = e.op, names[0]
     rest = {name: e.get(name) for name in names[1:] if name in e.bound and name not in {"out"}}
 
     def plain(z: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = getattr(torch.ops.aten, e.name).default(z, **rest) if _is_inplace(op) else op(z, **rest)
+        result: torch.Tensor = (
+            getattr(torch.ops.aten, e.name).default(z, **rest) if _is_inplace(op) else op(z, **rest)
+        )
         return result
 
     return e.random(f"{e.name}:{numbers}" if numbers else e.name, e.residue(first), plain)
@@ -206,7 +211,6 @@ def to_copy(e: Exact) -> torch.Tensor:
     if dtype == torch.bool:
         return x != 0
     raise UnsupportedOperation("aten._to_copy", f"a computed value is read as {dtype}")
-
 
 
 @exact("glu")

@@ -9,15 +9,19 @@ import torch
 from conformance.equivalence.field.table import Exact, exact
 
 
-@exact("avg_pool1d", "avg_pool2d", "avg_pool3d")
+@exact("avg_pool2d", "avg_pool3d")
 def avg_pool(e: Exact) -> torch.Tensor:
     """Sum over the window times the inverse of what the operation divides by."""
     x = e.residue("self")
     names = [argument.name for argument in e.op._schema.arguments][1:]
     given = [e.get(name) for name in names]
     ones = torch.ones((1, 1, *x.shape[-len(e.get("kernel_size")) :]), dtype=torch.float64, device=x.device)
-    summed = e.op(x, *[1 if name == "divisor_override" else value for name, value in zip(names, given, strict=True)])
-    count = e.op(ones, *[1 if name == "divisor_override" else value for name, value in zip(names, given, strict=True)])
+    summed = e.op(
+        x, *[1 if name == "divisor_override" else value for name, value in zip(names, given, strict=True)]
+    )
+    count = e.op(
+        ones, *[1 if name == "divisor_override" else value for name, value in zip(names, given, strict=True)]
+    )
     divisor = torch.round(count / e.op(ones, *given))
     return e.product(e.reduce(summed), e.field.inverses(divisor))
 
@@ -60,7 +64,10 @@ def resample(e: Exact) -> torch.Tensor:
         basis = torch.eye(old, dtype=torch.float64, device=x.device).view(1, old, *shape)
         out = [1] * spatial
         out[at] = size[at]
-        given = [e.get(name) if not name.startswith("scales") or _axis(name, spatial) == at else None for name in arguments]
+        given = [
+            e.get(name) if not name.startswith("scales") or _axis(name, spatial) == at else None
+            for name in arguments
+        ]
         matrix = e.field.embed(e.op(basis, out, *given).reshape(old, size[at]))
         x = e.reduce(torch.tensordot(x, matrix, dims=([dim], [0])).movedim(-1, dim))
     return x
@@ -82,8 +89,18 @@ def col2im(e: Exact) -> torch.Tensor:
 def scatter_add(e: Exact) -> torch.Tensor:
     """Sums into places given by number."""
     source = e.residue("src" if e.name == "scatter_add" else "source")
+    if e.get("alpha", 1) != 1:
+        source = e.product(source, e.field.number(e.get("alpha")))
     function: Any = torch.scatter_add if e.name == "scatter_add" else torch.index_add
     return e.reduce(function(e.residue("self"), e.get("dim"), e.get("index"), source))
+
+
+@exact("index_put", "_index_put_impl")
+def index_put(e: Exact) -> torch.Tensor:
+    """Values written, or with `accumulate` summed, into places given by numbers or masks."""
+    accumulate = bool(e.get("accumulate"))
+    made = torch.index_put(e.residue("self"), tuple(e.get("indices")), e.residue("values"), accumulate)
+    return e.reduce(made) if accumulate else made
 
 
 @exact("grid_sampler_2d")
@@ -97,10 +114,11 @@ def grid_sampler(e: Exact) -> torch.Tensor:
     batch, channels, height, width = x.shape
     flat = x.reshape(batch, channels, height * width)
     mixed = e.reduce(grid[..., 0] * e.field.number(3) + grid[..., 1] * e.field.number(7), 2.0**24)
+    how = f"{e.get('interpolation_mode')},{e.get('padding_mode')},{e.get('align_corners')}"
     total: Any = 0
     for corner in range(4):
-        place = e.random(f"grid place {corner}", mixed)
+        place = e.random(f"grid place {corner}:{how}", mixed)
         index = torch.remainder(place.long(), height * width).reshape(batch, 1, -1)
-        weight = e.random(f"grid weight {corner}", mixed).reshape(batch, 1, -1)
+        weight = e.random(f"grid weight {corner}:{how}", mixed).reshape(batch, 1, -1)
         total = total + e.product(flat.gather(2, index.expand(-1, channels, -1)), weight)
     return e.reduce(total, 2.0**24).reshape(batch, channels, *grid.shape[1:3])

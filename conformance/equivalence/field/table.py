@@ -17,7 +17,9 @@ MOVEMENTS: set[str] = set()
 class Exact:
     """One operation over residues: its arguments by schema name, and the field's arithmetic."""
 
-    def __init__(self, field: Field, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> None:
+    def __init__(
+        self, field: Field, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str
+    ) -> None:
         self.field = field
         self.op = op
         self.name = name
@@ -54,7 +56,9 @@ class Exact:
         """Elementwise product."""
         return self.reduce(a * b, 2.0**37)
 
-    def random(self, name: str, x: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor] | None = None) -> torch.Tensor:
+    def random(
+        self, name: str, x: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> torch.Tensor:
         """A fixed random function named `name`, equal to `function` at zero."""
         return self.field.apply(name, function, x)
 
@@ -72,7 +76,8 @@ def mark(tensor: torch.Tensor) -> torch.Tensor:
 
 def storage(dtype: torch.dtype) -> torch.dtype:
     """The type that holds residues where the model expects `dtype`: float32 and float64 hold them
-    exactly and are kept, so that code which asks for a tensor's type takes its usual path."""
+    exactly and are kept, so that code which asks for a tensor's type takes its usual path.
+    """
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
 

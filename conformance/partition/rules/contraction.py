@@ -119,7 +119,9 @@ def linear(p: Pass, call: Call) -> list[Dims]:
     x, weight = call["input"], call["weight"]
     _contract(p, x, x.ndim - 1, weight, 1)
     columns = _plus_bias(p, _made_by(p, weight, weight.dims[0], "neuron"), call.get("bias"))
-    lead = x.dims[:-1] if call.get("bias") is None else [zero_if(d, np.zeros(d.size, bool)) for d in x.dims[:-1]]
+    lead = (
+        x.dims[:-1] if call.get("bias") is None else [zero_if(d, np.zeros(d.size, bool)) for d in x.dims[:-1]]
+    )
     return [[*lead, columns]]
 
 
@@ -135,9 +137,11 @@ def convolution(p: Pass, call: Call) -> list[Dims]:
         p.fix(labels, "is convolved over")
     channels = _conv_channels(p, x, weight, transposed, groups)
     channels = _plus_bias(p, channels, bias)
-    space = [zero_if(labels, np.zeros(labels.size, bool)) for labels in x.dims[2:]] if pointwise else [
-        fixed(size) for size in call.shape[2:]
-    ]
+    space = (
+        [zero_if(labels, np.zeros(labels.size, bool)) for labels in x.dims[2:]]
+        if pointwise
+        else [fixed(size) for size in call.shape[2:]]
+    )
     return [[x.dims[0], channels, *space]]
 
 
@@ -196,7 +200,9 @@ def _check_grouped_input(
     p.require_zero(zero.reshape(-1), "is not zero where a grouped convolution sums it")
 
 
-def _transposed_sign(flat: Labels, own_out: Labels, channels: Labels, groups: int, c_in: int, c_out: int) -> Labels:
+def _transposed_sign(
+    flat: Labels, own_out: Labels, channels: Labels, groups: int, c_in: int, c_out: int
+) -> Labels:
     inputs_zero = (channels.reshape(groups, c_in) > 0).all(axis=1)
     zero = (own_out > 0)[None, :] & np.ones((groups, 1), dtype=bool) | inputs_zero[:, None]
     return zero_if(flat, zero.reshape(-1))

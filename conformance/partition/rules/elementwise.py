@@ -44,7 +44,6 @@ def broadcast(p: Pass, operands: list[Labelled], shape: tuple[int, ...], zero: s
     return dims
 
 
-
 ZERO_KEEPING = (
     "relu", "relu6", "gelu", "silu", "tanh", "hardswish", "elu", "leaky_relu", "celu", "selu", "mish", "abs",
     "neg", "sin", "tan", "asin", "atan", "sinh", "asinh", "atanh", "erf", "erfinv", "expm1", "log1p", "sqrt",
@@ -158,7 +157,9 @@ def masked_fill(p: Pass, call: Call) -> list[Dims]:
 def _first_sign(p: Pass, tensors: list[Labelled], shape: tuple[int, ...]) -> Dims:
     dims = broadcast(p, tensors, shape, "none")
     return [
-        _sign_of(labels, tensors[0].dims[at]) if tensors[0].ndim == len(shape) and tensors[0].shape[at] > 1 else labels
+        _sign_of(labels, tensors[0].dims[at])
+        if tensors[0].ndim == len(shape) and tensors[0].shape[at] > 1
+        else labels
         for at, labels in enumerate(dims)
     ]
 
@@ -197,5 +198,3 @@ def fill(p: Pass, call: Call) -> list[Dims]:
         return [[nonzero(labels) for labels in x.dims]]
     zero = not isinstance(value, Labelled) and value == 0
     return [[np.abs(labels) if zero else nonzero(labels) for labels in x.dims]]
-
-

@@ -120,4 +120,7 @@ def embedding_bag(p: Pass, call: Call) -> list[Dims]:
     p.fix(weight.dims[0], "is looked up by number")
     p.producer(weight.dims[1])
     p.kind("embedding", weight.dims[1])
-    return [[fixed(call.shape[0]), weight.dims[1]], *([fixed(n) for n in shape] for shape in call.out_shapes[1:])]
+    return [
+        [fixed(call.shape[0]), weight.dims[1]],
+        *([fixed(n) for n in shape] for shape in call.out_shapes[1:]),
+    ]

@@ -37,7 +37,9 @@ def batch_norm(p: Pass, call: Call) -> list[Dims]:
                 p.fix(labels, "is averaged over by a batch norm")
     base = channels
     if is_fixed(channels):
-        base = next((t.dims[0] for t in (weight, bias, mean) if t is not None and not is_fixed(t.dims[0])), channels)
+        base = next(
+            (t.dims[0] for t in (weight, bias, mean) if t is not None and not is_fixed(t.dims[0])), channels
+        )
     out = _affine_zero(zero_if(base, channels > 0), weight, bias, centred=training)
     rest = [labels if at != 1 else out for at, labels in enumerate(x.dims)]
     if not training:

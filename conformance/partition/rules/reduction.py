@@ -111,4 +111,3 @@ def grid_sampler(p: Pass, call: Call) -> list[Dims]:
         p.fix(labels, "is sampled at computed places")
     p.join(x.dims[0], grid.dims[0])
     return [[x.dims[0], x.dims[1], *(fixed(size) for size in call.shape[2:])]]
-

@@ -1,0 +1,113 @@
+"""What this project runs: `nox -l` lists it, `nox -s NAME -- ARGUMENTS` runs one part.
+
+torch with its libraries takes gigabytes, so all sessions share one environment, .nox/shared. It is
+made on first use and installed anew when the dependencies in pyproject.toml change. To use an
+environment of your own that has everything already, set CONFORMANCE_PYTHON to its interpreter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import filelock  # comes with nox
+import nox
+
+nox.needs_version = ">=2025.5"
+nox.options.sessions = ["lint", "typing", "tests"]
+
+ROOT = Path(__file__).resolve().parent
+SHARED = ROOT / ".nox" / "shared"
+PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+GROUPS = ("test", "zoo", "bench", "lint", "typing")
+
+
+def environment(session: nox.Session) -> Path:
+    """The shared environment's interpreter, with the project and every dependency installed."""
+    own = os.environ.get("CONFORMANCE_PYTHON")
+    if own:
+        return Path(own)
+    python = SHARED / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    stamp = SHARED / "installed"
+    wanted = _digest()
+    SHARED.parent.mkdir(exist_ok=True)
+    # Held while installing only: a second nox waits for that, then both run their sessions.
+    with filelock.FileLock(SHARED.parent / "shared.lock"):
+        if stamp.is_file() and stamp.read_text() == wanted and python.is_file():
+            session.debug(f"Using {SHARED.relative_to(ROOT)}; the dependencies have not changed.")
+            return python
+        stamp.unlink(missing_ok=True)
+        if not python.is_file():
+            session.run(sys.executable, "-m", "venv", "--clear", str(SHARED), external=True)
+        requirements = nox.project.dependency_groups(PROJECT, *GROUPS)
+        session.run(str(python), "-m", "pip", "install", "-q", "-e", str(ROOT), *requirements, external=True)
+        stamp.write_text(wanted)
+    return python
+
+
+def _digest() -> str:
+    """Changes when the shared environment must be installed anew."""
+    project = {name: value for name, value in PROJECT["project"].items() if name != "description"}
+    decisive = [project, PROJECT["dependency-groups"], PROJECT["build-system"], sys.version, str(ROOT)]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def python(session: nox.Session, *arguments: str) -> None:
+    """Run a Python module of the shared environment: `python -m ARGUMENTS`."""
+    session.run(str(environment(session)), "-m", *arguments, external=True)
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    """Style, formatting and the import direction."""
+    python(session, "ruff", "check", ".")
+    python(session, "ruff", "format", "--check", ".")
+    program = environment(session).parent / "lint-imports"
+    session.run(str(program), external=True)
+
+
+@nox.session(venv_backend="none")
+def typing(session: nox.Session) -> None:
+    """Strict types of the engine."""
+    python(session, "mypy", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """All tests but the benchmarks; arguments go to pytest."""
+    python(session, "pytest", "-n", "2", "--ignore=tests/benchmarks", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def coverage(session: nox.Session) -> None:
+    """The tests with line and branch coverage, also written to coverage.xml."""
+    report = ("--cov", "--cov-report=term", "--cov-report=xml")
+    python(session, "pytest", "-n", "2", "--ignore=tests/benchmarks", *report, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def compliance(session: nox.Session) -> None:
+    """Check models: `-- SPEC... [OPTIONS]` goes to `conformance check`; five small ones without."""
+    python(session, "conformance", "check", *(session.posargs or default_models(session)))
+
+
+def default_models(session: nox.Session) -> list[str]:
+    """The SPECs in backends.sets.DEFAULTS."""
+    code = "from backends.sets import DEFAULTS; print(*DEFAULTS, sep='\\n')"
+    found = session.run(str(environment(session)), "-c", code, external=True, silent=True, log=False)
+    return str(found).split()
+
+
+@nox.session(venv_backend="none")
+def zoo(session: nox.Session) -> None:
+    """Sweep whole sets of models, resumable; arguments go to `conformance zoo`."""
+    python(session, "conformance", "zoo", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def benchmark(session: nox.Session) -> None:
+    """How long the engine takes; arguments go to pytest."""
+    python(session, "pytest", "tests/benchmarks", *session.posargs)
