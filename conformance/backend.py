@@ -65,12 +65,12 @@ def collections() -> dict[str, Collection]:
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         try:
             found[entry.name] = entry.load()
-        except ImportError as error:
-            found[entry.name] = _Broken(entry.name, str(error))
+        except Exception as error:  # noqa: BLE001 - one broken third-party collection must not break the others
+            found[entry.name] = _Broken(entry.name, f"{type(error).__name__}: {error}")
     return found
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Broken:
     """Stands for a collection whose import failed, so that only its own use fails."""
 
@@ -80,7 +80,7 @@ class _Broken:
     def names(self) -> list[str]:
         return []
 
-    def get(self, name: str, input_shape: tuple[int, ...] | None = None) -> Backend:
+    def get(self, name: str, input_shape: tuple[int, ...] | None = None) -> Backend:  # noqa: ARG002
         raise UsageError(f"{self.prefix}:{name} cannot be used: {self.reason}")
 
 

@@ -111,7 +111,7 @@ def measured_flops(model: torch.nn.Module, graph: Graph) -> int:
     with deterministic_forward(), torch.random.fork_rng(devices=[]), counter:
         torch.manual_seed(0)
         twin(*args, **kwargs)
-    counted = {name: flops for name, flops in counter.get_flop_counts().get("Global", {}).items()}
+    counted = counter.get_flop_counts().get("Global", {})
     return sum(int(flops) for name, flops in counted.items() if _counts(name))
 
 

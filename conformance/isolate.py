@@ -31,9 +31,7 @@ from conformance.report.schema import ModelReport, Outcome
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done and how many there are."""
 
-_CHILD = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from conformance.isolate import child; child()"
-)
+_CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from conformance.isolate import child; child()"
 _POLL_SECONDS = 0.05
 _MEMORY_SECONDS = 0.25
 _FAREWELL_SECONDS = 2.0
@@ -216,9 +214,7 @@ def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
     if code >= 0:
         return f"the process ended with exit code {code} and gave no result"
     names = {number.value: number.name for number in signal.Signals}
-    hint = (
-        ", which the system also sends when memory runs out" if -code == getattr(signal, "SIGKILL", 9) else ""
-    )
+    hint = ", which the system also sends when memory runs out" if -code == getattr(signal, "SIGKILL", 9) else ""
     return f"the process ended by signal {-code} ({names.get(-code, 'unknown')}{hint})"
 
 

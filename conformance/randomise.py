@@ -33,7 +33,7 @@ def randomised(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
             for name, buffer in module.named_buffers(recurse=False):
                 if id(buffer) in done or not buffer.is_floating_point() or buffer.is_meta:
                     continue
-                if _is_statistic(module, name, buffer):
+                if _is_statistic(name, buffer):
                     done.add(id(buffer))
                     buffer.copy_(_statistic(name, buffer, generator))
     return twin
@@ -57,11 +57,9 @@ def _around(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return made.to(tensor.dtype).to(tensor.device)
 
 
-def _is_statistic(module: torch.nn.Module, name: str, buffer: torch.Tensor) -> bool:
+def _is_statistic(name: str, buffer: torch.Tensor) -> bool:
     """Buffers of a normalisation layer: one-dimensional, constant, beside each other."""
-    return (
-        buffer.ndim == 1 and name in {"running_mean", "running_var", "weight", "bias"} and _degenerate(buffer)
-    )
+    return buffer.ndim == 1 and name in {"running_mean", "running_var", "weight", "bias"} and _degenerate(buffer)
 
 
 def _statistic(name: str, buffer: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

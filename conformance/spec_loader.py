@@ -186,9 +186,7 @@ def _callable(module: ModuleType, where: str, name: str) -> Callable[[], Any]:
     target: Any = module
     for part in name.split("."):
         if not hasattr(target, part):
-            known = [
-                key for key, value in vars(module).items() if callable(value) and not key.startswith("_")
-            ]
+            known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
             raise UsageError(f"{where} has no callable {name!r}{_did_you_mean(name, known)}")
         target = getattr(target, part)
     if isinstance(target, torch.nn.Module):
@@ -197,9 +195,7 @@ def _callable(module: ModuleType, where: str, name: str) -> Callable[[], Any]:
         raise UsageError(f"{where}:{name} is a {type(target).__name__}, not a callable")
     needed = _required_arguments(target)
     if needed:
-        raise UsageError(
-            f"{where}:{name} needs the argument {', '.join(needed)}; give a callable without arguments"
-        )
+        raise UsageError(f"{where}:{name} needs the argument {', '.join(needed)}; give a callable without arguments")
     build: Callable[[], Any] = target
     return build
 
@@ -221,15 +217,11 @@ def _call(build: Callable[[], Any], spec: str) -> tuple[torch.nn.Module, Any]:
         raise UsageError(f"{spec} raised {_first_line(error)}") from error
     module, inputs = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     if not isinstance(module, torch.nn.Module):
-        raise UsageError(
-            f"{spec} returned a {type(result).__name__}, not a torch.nn.Module or (module, inputs)"
-        )
+        raise UsageError(f"{spec} returned a {type(result).__name__}, not a torch.nn.Module or (module, inputs)")
     return module, inputs
 
 
-def _backend(
-    spec: str, call: Callable[[], Any], input_shape: tuple[int, ...] | None, *, source: str
-) -> Backend:
+def _backend(spec: str, call: Callable[[], Any], input_shape: tuple[int, ...] | None, *, source: str) -> Backend:
     first, given = _call(call, spec)
     inputs: Callable[[int, torch.Generator], Inputs]
     if input_shape is not None:

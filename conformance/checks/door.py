@@ -11,12 +11,13 @@ from torch.utils import _pytree as pytree
 from conformance.backend import Backend, Inputs
 from conformance.checks.runner import Progress, check
 from conformance.errors import UsageError
+from conformance.graph.tape import as_arguments
 from conformance.report.schema import ModelReport
 
 
 def check_model(
     model: torch.nn.Module,
-    args: tuple[Any, ...] = (),
+    args: Any = (),
     kwargs: dict[str, Any] | None = None,
     *,
     level: int = 2,
@@ -30,21 +31,15 @@ def check_model(
     resampling the given ones along it (floats get fresh normal values). Degenerate state is
     randomised in a copy first, so that faults show. Raises UsageError when there is no tensor input.
     """
-    if not isinstance(args, tuple):
-        args = (args,)
-    given: Inputs = (args, kwargs or {})
+    given: Inputs = (as_arguments(args), kwargs or {})
     tensors = [leaf for leaf in pytree.tree_leaves(given) if isinstance(leaf, torch.Tensor)]
     if not tensors or not tensors[0].ndim:
-        raise UsageError(
-            "check_model needs example inputs with at least one tensor that has a batch dimension"
-        )
+        raise UsageError("check_model needs example inputs with at least one tensor that has a batch dimension")
     size = tensors[0].shape[0]
     device = str(next((p.device for p in model.parameters()), torch.device("cpu")))
 
     def inputs(batch: int, generator: torch.Generator) -> Inputs:
-        drawn: Inputs = pytree.tree_map_only(
-            torch.Tensor, lambda leaf: redrawn(leaf, size, batch, generator), given
-        )
+        drawn: Inputs = pytree.tree_map_only(torch.Tensor, lambda leaf: redrawn(leaf, size, batch, generator), given)
         return drawn
 
     backend = Backend(name or type(model).__name__, lambda: copy.deepcopy(model), inputs, source="given")

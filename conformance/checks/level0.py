@@ -43,9 +43,7 @@ def forward(subject: Subject) -> Finding:
     changed = [name for name, tensor in subject.model.state_dict().items() if not _same(held[name], tensor)]
     if changed:
         subject.model.load_state_dict(held)
-        raise CheckFailed(
-            f"the forward pass changes the model's state in evaluation mode: {', '.join(changed[:3])}"
-        )
+        raise CheckFailed(f"the forward pass changes the model's state in evaluation mode: {', '.join(changed[:3])}")
     if any(output.is_floating_point() and torch.isnan(output).any() for output in outputs):
         raise CheckFailed("the outputs hold NaN")
     return Finding(sum(output.numel() for output in outputs))
@@ -87,6 +85,4 @@ def traceable(subject: Subject) -> Finding:
     for name, tensor in subject.model.state_dict().items():
         if not _same(held[name], tensor):
             raise CheckFailed(f"tracing changed {name}")
-    return Finding(
-        nodes, details={"operations": len(subject.graph.operations()), "device": subject.graph.device}
-    )
+    return Finding(nodes, details={"operations": len(subject.graph.operations()), "device": subject.graph.device})

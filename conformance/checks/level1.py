@@ -49,9 +49,7 @@ def disjoint(subject: Subject) -> Finding:
             for dim, positions in dims.items():
                 taken = seen.setdefault((name, dim), set())
                 if taken & set(positions):
-                    raise CheckFailed(
-                        f"group {number} shares positions of {name} dimension {dim} with another"
-                    )
+                    raise CheckFailed(f"group {number} shares positions of {name} dimension {dim} with another")
                 taken |= set(positions)
                 if len(positions) == groups.graph.values[groups.graph.names[name]].shape[dim]:
                     raise CheckFailed(f"group {number} fills dimension {dim} of {name}")
@@ -70,9 +68,7 @@ def accounted(subject: Subject) -> Finding:
             held = groups.held[index, dim]
             wrong = (labels == 0) != (held >= 0)
             if wrong.any():
-                raise CheckFailed(
-                    f"position {int(wrong.argmax())} of {name} dimension {dim} is unaccounted for"
-                )
+                raise CheckFailed(f"position {int(wrong.argmax())} of {name} dimension {dim} is unaccounted for")
             if any(not groups.events[event].reason for event in np.unique(held[held >= 0])):
                 raise CheckFailed(f"a slice of {name} dimension {dim} is held back without a reason")
             counted += labels.size

@@ -61,9 +61,7 @@ class Check:
 _checks: dict[str, Check] = {}
 
 
-def check(
-    identifier: str, severity: Literal["MUST", "SHOULD"] = "MUST"
-) -> Callable[..., Callable[..., Finding]]:
+def check(identifier: str, severity: Literal["MUST", "SHOULD"] = "MUST") -> Callable[..., Callable[..., Finding]]:
     """Register a check under an id such as `L2.identity`; the digit is its level."""
 
     def register(function: Callable[[Subject], Finding]) -> Callable[[Subject], Finding]:

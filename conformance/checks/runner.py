@@ -49,7 +49,7 @@ def check(
         subject = prepare(backend, seed, device, dtype)
     except UsageError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the builder is the user's code
         reason = f"the model could not be built: {_sentence(error)}"
         return ModelReport(
             spec=backend.name, outcome=Outcome.ERROR, reason=reason, level=level, seed=seed,
@@ -106,7 +106,7 @@ def _run(item: Check, subject: Subject) -> CheckResult:
         outcome, message, details = Outcome.UNSUPPORTED, str(failure), failure.details
     except ConformanceError as error:
         outcome, message, details = Outcome.FAIL, str(error), {"repeat": subject.command}
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - every exception becomes an outcome
         # L0 runs the user's forward: what it raises is the model's. Later, it is ours.
         outcome = Outcome.FAIL if item.level == 0 else Outcome.ERROR
         prefix = "the forward pass raised " if item.level == 0 else ""

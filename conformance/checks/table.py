@@ -31,7 +31,7 @@ def group_rows(groups: Groups) -> list[GroupRow]:
                 mode=", ".join(modes),
                 parameters=int(parameters[members].sum()),
                 flops=int(flops[members].sum()),
-            )  # fmt: skip
+            )
         )
     return rows
 

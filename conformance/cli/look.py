@@ -45,9 +45,7 @@ def groups(
 
 def explain(
     spec: SpecArgument,
-    parameter: Annotated[
-        str, typer.Argument(metavar="PARAM[:DIM]", help="A parameter, e.g. layer3.0.conv1.weight:0.")
-    ],
+    parameter: Annotated[str, typer.Argument(metavar="PARAM[:DIM]", help="A parameter, e.g. layer3.0.conv1.weight:0.")],
     input_shape: ShapeOption = None,
     seed: SeedOption = 0,
     traceback: TracebackOption = False,

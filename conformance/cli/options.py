@@ -49,9 +49,7 @@ def parse_shape(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     if not re.fullmatch(r"\s*[1-9]\d*\s*(,\s*[1-9]\d*\s*)*", text):
-        raise UsageError(
-            f"--input-shape {text!r} is not positive sizes with commas between them, like 3,64,64"
-        )
+        raise UsageError(f"--input-shape {text!r} is not positive sizes with commas between them, like 3,64,64")
     return tuple(int(size) for size in text.split(","))
 
 

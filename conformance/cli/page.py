@@ -71,9 +71,7 @@ def reasons_table(results: Sequence[SetResult], outcome: Outcome) -> Table:
     for result in results:
         for report in result.reports:
             if report.outcome is outcome:
-                by_reason.setdefault(report.reason or _failing(report) or "no reason given", []).append(
-                    report.spec
-                )
+                by_reason.setdefault(report.reason or _failing(report) or "no reason given", []).append(report.spec)
     ordered = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
     rows = tuple((reason, str(len(specs)), ", ".join(specs)) for reason, specs in ordered)
     return Table(("reason", "models", "which"), rows, frozenset({1}))
@@ -120,9 +118,7 @@ def _failing(report: ModelReport) -> str:
 def _engines(rows: Rows, results: Sequence[SetResult]) -> str:
     """The states of the engine's source behind the rows; more than one means a resumed sweep."""
     specs = list(dict.fromkeys(spec for result in results for spec in result.specs))
-    return (
-        ", ".join(f"{engine} ({number} models)" for engine, number in rows.engines(specs).items()) or "none"
-    )
+    return ", ".join(f"{engine} ({number} models)" for engine, number in rows.engines(specs).items()) or "none"
 
 
 def _repeatable(command: Sequence[str]) -> list[str]:

@@ -41,9 +41,7 @@ def _specs(entry: EntryPoint) -> list[str]:
         raise
     except (Exception, SystemExit) as error:
         first = (str(error).strip().splitlines() or [""])[0]
-        raise UsageError(
-            f"the set {entry.name!r} cannot be loaded: {type(error).__name__}: {first}"
-        ) from error
+        raise UsageError(f"the set {entry.name!r} cannot be loaded: {type(error).__name__}: {first}") from error
     if not isinstance(found, list | tuple) or not all(isinstance(spec, str) for spec in found):
         raise UsageError(f"the set {entry.name!r} ({entry.value}) did not return a list of SPECs")
     return list(dict.fromkeys(found))

@@ -94,9 +94,7 @@ def zoo(
             print(finished.trace, file=sys.stderr, flush=True)
 
     threads = threads_for(jobs)
-    requests = [
-        Request(spec, level, seed, place, dtype.value, threads=threads, only=chosen) for spec in waiting
-    ]
+    requests = [Request(spec, level, seed, place, dtype.value, threads=threads, only=chosen) for spec in waiting]
     try:
         run_all(requests, limits, screen, finish, jobs=jobs)
     finally:  # also after Ctrl-C: the page always shows what is finished
@@ -116,6 +114,4 @@ def _must_run(known: ModelReport | None, *, retry_errors: bool) -> bool:
 def _show_row(screen: Screen, report: ModelReport, width: int) -> None:
     verdict = VERDICTS[report.outcome]
     told = report.reason or kinds(report)
-    screen.line(
-        f"{report.spec:<{width}}  {verdict:<16}  {report.seconds:7.1f} s  {told}", STYLES[report.outcome]
-    )
+    screen.line(f"{report.spec:<{width}}  {verdict:<16}  {report.seconds:7.1f} s  {told}", STYLES[report.outcome])

@@ -49,7 +49,7 @@ def _perturb_(model: torch.nn.Module) -> None:
                 parameter.mul_(1 + (2 * noise.double() - 1) * AMPLIFIED)
 
 
-class _Wide(TorchDispatchMode):
+class _Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps a computation in float64: code that casts down to a narrower float gets float64 instead."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -74,14 +74,12 @@ def _grouped_mm(a: torch.Tensor, b: torch.Tensor, ends: torch.Tensor, *_: Any, *
     return torch.cat([part @ b[expert] for expert, part in enumerate(rows)])
 
 
-_DECOMPOSED = (
-    {torch.ops.aten._grouped_mm.default: _grouped_mm} if hasattr(torch.ops.aten, "_grouped_mm") else {}
-)
+_DECOMPOSED = {torch.ops.aten._grouped_mm.default: _grouped_mm} if hasattr(torch.ops.aten, "_grouped_mm") else {}
 
 
 def evaluate_wide(model: torch.nn.Module, given: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
     """One forward pass of a float64 model in float64 throughout."""
     args, kwargs = pytree.tree_map_only(torch.Tensor, lambda leaf: leaf.clone(), given)
-    with deterministic_forward(), torch.random.fork_rng(devices=[]), _Wide():
+    with deterministic_forward(), torch.random.fork_rng(devices=[]), _Wide():  # type: ignore[no-untyped-call]
         torch.manual_seed(0)
         return model.eval()(*args, **kwargs)

@@ -140,6 +140,11 @@ def replace(tree: Any, function: Callable[[Ref], Any]) -> Any:
     return tree
 
 
+def as_arguments(args: Any) -> tuple[Any, ...]:
+    """Positional arguments as a tuple; one tensor, or anything else, stands for itself."""
+    return args if isinstance(args, tuple) else (args,)
+
+
 def tensors_in(tree: Any) -> list[torch.Tensor]:
     """The tensors of any pytree (dataclass outputs of transformers included), in order."""
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]

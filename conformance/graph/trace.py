@@ -14,6 +14,8 @@ import copy
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -23,13 +25,11 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conformance.errors import TraceError
-from conformance.graph.tape import Graph, Node, Ref, Source, Value, refs, tensors_in
+from conformance.graph.tape import Graph, Node, Ref, Source, Value, as_arguments, refs, tensors_in
 
-_SKIPPED_SOURCES = (
-    os.path.dirname(torch.__file__) + os.path.sep,
-    os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.path.sep,
-)
-_NN_MODULES = os.path.join(os.path.dirname(torch.__file__), "nn", "modules") + os.path.sep
+_TORCH = Path(torch.__file__).parent
+_SKIPPED_SOURCES = (f"{_TORCH}{os.sep}", f"{Path(__file__).resolve().parent.parent}{os.sep}")
+_NN_MODULES = f"{_TORCH / 'nn' / 'modules'}{os.sep}"
 
 
 @contextlib.contextmanager
@@ -82,9 +82,9 @@ def _places(tensor: torch.Tensor) -> npt.NDArray[np.int64]:
     return places
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.values: list[Value] = []
         self.nodes: list[Node] = []
         self.names: dict[str, int] = {}
@@ -137,7 +137,7 @@ class _Recorder(TorchDispatchMode):
         return tree
 
     def _source(self) -> Source | None:
-        frame = sys._getframe(2)
+        frame: FrameType | None = sys._getframe(2)
         library: Source | None = None
         while frame is not None:
             file = frame.f_code.co_filename
@@ -146,7 +146,7 @@ class _Recorder(TorchDispatchMode):
                     return library or Source(file, frame.f_lineno)
             elif library is None and file.startswith(_NN_MODULES) and not file.endswith("module.py"):
                 library = Source(file, frame.f_lineno)
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
         return library
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -180,9 +180,7 @@ class _Recorder(TorchDispatchMode):
             if isinstance(target, torch.Tensor):
                 own = self._known[id(target)][1] if id(target) in self._known else -1
                 aliases = self._storages.get(target.untyped_storage()._cdata, [])
-                overlapping = [
-                    alias for tensor, alias in aliases if alias != own and _overlap(tensor, target)
-                ]
+                overlapping = [alias for tensor, alias in aliases if alias != own and _overlap(tensor, target)]
                 self._written.append((index, overlapping))
 
     def finish(self, outputs: tuple[int, ...]) -> tuple[Node, ...]:
@@ -231,9 +229,7 @@ def _clone(tree: Any) -> Any:
     return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.clone(), tree)
 
 
-def _record(
-    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], device: str | None
-) -> Graph:
+def _record(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], device: str | None) -> Graph:
     twin = shadow(model, device).eval()
     run_args, run_kwargs = _to((args, kwargs), device) if device else _clone((args, kwargs))
     recorder = _Recorder(twin)
@@ -262,12 +258,12 @@ def _record(
 
 def trace(
     model: torch.nn.Module,
-    args: tuple[Any, ...] = (),
+    args: Any = (),
     kwargs: dict[str, Any] | None = None,
     *,
     device: str | None = None,
 ) -> Graph:
-    """Record one evaluation-mode forward pass of `model(*args, **kwargs)`.
+    """Record one evaluation-mode forward pass of `model(*args, **kwargs)` (args: a tuple, or one tensor).
 
     The model, its parameters, buffers, training mode and the random generator are left as they
     were. `device` forces the pass to run on `meta` (no data) or `real` (as given); by default
@@ -275,9 +271,7 @@ def trace(
 
     Raises TraceError when the model does not run on these inputs.
     """
-    kwargs = kwargs or {}
-    if not isinstance(args, tuple):
-        args = (args,)
+    args, kwargs = as_arguments(args), kwargs or {}
     if device != "real":
         try:
             return _record(model, args, kwargs, "meta")

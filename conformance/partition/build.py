@@ -68,7 +68,9 @@ def _numbers_before(graph: Graph, state: dict[int, list[Labels]], size: int, pru
     whole = pruned.groups
     for name, index in graph.names.items():
         old = whole.graph.names.get(name)
-        for dim, labels in enumerate(state[index] if old is not None else []):
+        if old is None:
+            continue
+        for dim, labels in enumerate(state[index]):
             numbers = whole.dims[old][dim][pruned.kept(old, dim)]
             if numbers.size != labels.size:
                 raise SelectionError(f"{name} does not have the size the selection leaves")
@@ -174,9 +176,7 @@ def _held(
             elif not graph.values[index].floating:
                 held[index, dim] = np.full(labels.size, whole)
             else:
-                held[index, dim] = np.where(
-                    first[labels] == 0, classes.reason[labels], event_of[first[labels]]
-                )
+                held[index, dim] = np.where(first[labels] == 0, classes.reason[labels], event_of[first[labels]])
     return events, held
 
 
@@ -191,8 +191,5 @@ def _kinds(facts: Facts, final: Labels, count: int) -> tuple[str, ...]:
 
 def _dims_with(state: dict[int, list[Labels]], mask: Mask) -> frozenset[tuple[int, int]]:
     return frozenset(
-        (index, dim)
-        for index, lines in state.items()
-        for dim, labels in enumerate(lines)
-        if mask[labels].any()
+        (index, dim) for index, lines in state.items() for dim, labels in enumerate(lines) if mask[labels].any()
     )

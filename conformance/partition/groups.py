@@ -160,10 +160,7 @@ class Groups:
         rng = np.random.default_rng(seed)
         order = rng.permutation(self.count) + 1
         allowed = np.array(
-            [
-                m in modes and (kinds is None or k in kinds)
-                for m, k in zip(self.modes, self.kinds, strict=True)
-            ]
+            [m in modes and (kinds is None or k in kinds) for m, k in zip(self.modes, self.kinds, strict=True)]
         )
         order = order[allowed[order]]
         axis = self.axis_of[order]
@@ -171,9 +168,7 @@ class Groups:
         order, axis = order[by_axis], axis[by_axis]
         _, start, size = np.unique(axis, return_index=True, return_counts=True)
         rank = np.arange(order.size) - np.repeat(start, size)
-        quota = np.floor(
-            fraction * np.repeat(size, size) + rng.random(start.size).repeat(size) * (0 < fraction < 1)
-        )
+        quota = np.floor(fraction * np.repeat(size, size) + rng.random(start.size).repeat(size) * (0 < fraction < 1))
         return self.select(self.leave_one(order[rank < quota], rng))
 
     def leave_one(self, removed: IntArray, rng: np.random.Generator) -> IntArray:

@@ -4,7 +4,8 @@ Every dimension of every tensor is an int64 array with one label a position. Lab
 position can never be removed. Positions whose labels end in one class are removed together.
 
 Rules run two or three times over the tape. The first pass collects facts (joins, fixings, grids;
-signs mean nothing yet); `resolve` turns them into classes. The later passes replay the rules on resolved labels, with a sign:
+signs mean nothing yet); `resolve` turns them into classes. The later passes replay the rules on
+resolved labels, with a sign:
 +g says "this slice is exactly zero once group g's zeroing is done", -g says it need not be.
 """
 
@@ -207,9 +208,7 @@ class Pass:
         if not free and not recorded:
             return fixed(size)
         if len(free) == 1 and not recorded:
-            return np.ascontiguousarray(
-                np.broadcast_to(_along(factors[free[0]], free[0], shape), shape)
-            ).reshape(-1)
+            return np.ascontiguousarray(np.broadcast_to(_along(factors[free[0]], free[0], shape), shape)).reshape(-1)
         flat = self.fresh(size, (key, "flat"))
         if self.final is None:
             self.facts.grids.append(Grid(flat, [np.abs(factor) for factor in factors], shape, self.node))
@@ -229,9 +228,7 @@ class Pass:
         grid = flat.reshape(shape)
         if not recorded:
             size = np.abs(grid)
-            varying = [
-                axis for axis, n in enumerate(shape) if n > 1 and (size != size.take([0], axis=axis)).any()
-            ]
+            varying = [axis for axis, n in enumerate(shape) if n > 1 and (size != size.take([0], axis=axis)).any()]
             if len(varying) <= 1:
                 factors = [fixed(n) for n in shape]
                 for axis in varying:
@@ -255,9 +252,7 @@ class Pass:
     def grid(self, flat: Labels, factors: list[Labels], shape: tuple[int, ...]) -> None:
         """Say that an existing flat dimension is the product of existing factors."""
         if self.final is None:
-            self.facts.grids.append(
-                Grid(np.abs(flat), [np.abs(factor) for factor in factors], shape, self.node)
-            )
+            self.facts.grids.append(Grid(np.abs(flat), [np.abs(factor) for factor in factors], shape, self.node))
 
 
 def _along(factor: Labels, axis: int, shape: tuple[int, ...]) -> Labels:

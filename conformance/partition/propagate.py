@@ -47,10 +47,7 @@ def _apply(p: Pass, graph: Graph, node: Node, env: dict[int, Labelled]) -> None:
     )
     name = base_name(node.op)
     function = RULES.get(name)
-    if function is None:
-        dims = hold_all(p, call, "has no rule")
-    else:
-        dims = function(p, call)
+    dims = hold_all(p, call, "has no rule") if function is None else function(p, call)
     tensors = call.tensors
     static = all(tensor.static for tensor in tensors)
     if not static and name not in _MARK_THEMSELVES:

@@ -158,9 +158,7 @@ class _Resolver:
                     keep[own] = True
                 else:
                     drop[own] = True
-                    event = self.event(
-                        grid.node, "the other factor of this reshape was chosen to carry the groups"
-                    )
+                    event = self.event(grid.node, "the other factor of this reshape was chosen to carry the groups")
                     self.fix(own, event)
 
     def _settled_before(self, grid: Grid) -> int | None:

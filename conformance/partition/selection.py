@@ -40,10 +40,10 @@ class Selection:
 
     def shape(self, value: int) -> tuple[int, ...]:
         """Shape of a tape value in the subnet."""
-        sizes = []
-        for labels in self.groups.dims[value]:
-            sizes.append(labels.size - int(self.gone[labels].sum()) if labels.any() else labels.size)
-        return tuple(sizes)
+        return tuple(
+            labels.size - int(self.gone[labels].sum()) if labels.any() else labels.size
+            for labels in self.groups.dims[value]
+        )
 
     def slices(self) -> dict[str, dict[int, list[int]]]:
         """For each parameter or buffer name the removed positions of each dimension."""
@@ -82,9 +82,7 @@ class Selection:
                 kept = first.kept(index, dim)
                 inner = subnet.dims[subnet.graph.names[name]][dim]
                 if inner.size != kept.size:
-                    raise SelectionError(
-                        f"{name} has {inner.size} positions in dimension {dim}, not {kept.size}"
-                    )
+                    raise SelectionError(f"{name} has {inner.size} positions in dimension {dim}, not {kept.size}")
                 hit = self.gone[labels[kept]]
                 if (inner[hit] == 0).any() or np.isin(inner[~hit], inner[hit]).any():
                     raise SelectionError(f"the groups of {name} differ between the model and its subnet")

@@ -37,9 +37,7 @@ class Table:
     right: frozenset[int] = frozenset()
 
 
-def build_report(
-    models: Sequence[ModelReport], *, command: Sequence[str], environment: dict[str, str]
-) -> Report:
+def build_report(models: Sequence[ModelReport], *, command: Sequence[str], environment: dict[str, str]) -> Report:
     """One run's report, stamped with the present time (UTC, whole seconds)."""
     now = dt.datetime.now(dt.UTC).replace(microsecond=0)
     return Report(
@@ -55,9 +53,7 @@ def count(number: float) -> str:
     """11 689 512 -> `11.7 M`, for parameters and FLOPs."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(number) >= size:
-            return (
-                f"{number / size:.3g} {unit}" if abs(number) < 999.5 * size else f"{number / size:.0f} {unit}"
-            )
+            return f"{number / size:.3g} {unit}" if abs(number) < 999.5 * size else f"{number / size:.0f} {unit}"
     return f"{number:g}"
 
 

@@ -68,9 +68,7 @@ class Screen:
         shown = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold dim")
         for number, header in enumerate(content.headers):
             right = number in content.right
-            shown.add_column(
-                Text(header), justify="right" if right else "left", overflow="fold", no_wrap=right
-            )
+            shown.add_column(Text(header), justify="right" if right else "left", overflow="fold", no_wrap=right)
         for cells in content.rows:
             shown.add_row(*(Text(cell, style=_OUTCOME_WORDS.get(cell, "")) for cell in cells))
         self._console.print(shown, soft_wrap=False)
@@ -97,9 +95,7 @@ class Board:
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress = progress
-        self._all = (
-            progress.add_task("", total=total, model="all", what="") if progress and total > 1 else None
-        )
+        self._all = progress.add_task("", total=total, model="all", what="") if progress and total > 1 else None
 
     @contextmanager
     def model(self, spec: str) -> Iterator[Tracker]:
@@ -164,9 +160,7 @@ def show_failures(screen: Screen, model: ModelReport) -> None:
     """Each check that did not pass: its message and its counterexample."""
     for check in unhappy(model):
         screen.line()
-        screen.line(
-            f"  {check.outcome.value}: {check.id}: {check.message or check.title}", STYLES[check.outcome]
-        )
+        screen.line(f"  {check.outcome.value}: {check.id}: {check.message or check.title}", STYLES[check.outcome])
         for name, value in detail_lines(check):
             screen.line(f"    {name}: {value}")
 

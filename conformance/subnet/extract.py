@@ -13,7 +13,7 @@ from conformance.graph.tape import Graph, Node, refs
 from conformance.graph.trace import trace
 from conformance.partition.rules import base_name
 from conformance.partition.selection import Selection
-from conformance.subnet.repair import assign, attempts, options, repair_known, size_changes
+from conformance.subnet.repair import Option, assign, attempts, options, repair_known, size_changes
 from conformance.subnet.state import check_state, slice_state
 from conformance.subnet.tape_module import GraphSubnet
 
@@ -48,14 +48,11 @@ def candidates(model: torch.nn.Module, choice: Selection) -> Iterator[Candidate]
     known = {path for path in touched if repair_known(sliced.get_submodule(path), before[path])}
     known -= {path for path in known if hasattr(sliced.get_submodule(path), "groups")}
     found = options(sliced, changes, known)
-    seen: set[tuple[tuple[str, str, int | None, int], ...]] = set()
+    seen: list[dict[Option, int | None]] = []
     for values in attempts(found):
-        mark = tuple(
-            sorted((o.module, o.attribute, -1 if o.place is None else o.place, n) for o, n in values.items())
-        )
-        if mark in seen:
+        if values in seen:
             continue
-        seen.add(mark)
+        seen.append(values)
         attempt = copy.deepcopy(sliced)
         assign(attempt, values)
         if _plan_matches(attempt, graph, choice):

@@ -32,7 +32,7 @@ class Change:
 
 def repair_known(module: torch.nn.Module, before: dict[str, tuple[int, ...]]) -> bool:
     """Set the attributes of one of torch.nn's own layers from its tensors. False when it is not one."""
-    weight = getattr(module, "weight", None)
+    weight: Any = getattr(module, "weight", None)
     old = before.get("weight", ())
     if isinstance(module, torch.nn.modules.conv._ConvTransposeNd):
         module.in_channels = weight.shape[0]
@@ -65,11 +65,12 @@ def repair_known(module: torch.nn.Module, before: dict[str, tuple[int, ...]]) ->
 
 def _repair_recurrent(module: torch.nn.RNNBase) -> None:
     gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-    first = module.weight_ih_l0
+    layers: Any = module
+    first = layers.weight_ih_l0
     module.input_size = first.shape[1]
     module.hidden_size = first.shape[0] // gates
     if module.proj_size:
-        module.proj_size = module.weight_hr_l0.shape[0]
+        module.proj_size = layers.weight_hr_l0.shape[0]
     module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]
 
 
@@ -156,21 +157,32 @@ def _children(path: str, changes: dict[str, dict[int, Change]]) -> dict[int, Cha
     return merged
 
 
-def attempts(found: list[Option]) -> Iterator[dict[Option, int]]:
-    """Assignments to try, likeliest first. Attributes of one name are varied together."""
-    yield {option: option.candidates[0] for option in found}
-    open_names = sorted({option.attribute for option in found if len(option.candidates) > 1})
-    widths = [max(len(o.candidates) for o in found if o.attribute == name) for name in open_names]
-    combinations = itertools.product(*(range(min(width, 3)) for width in widths))
-    next(combinations, None)
-    for combination in itertools.islice(combinations, _MAX_ATTEMPTS - 1):
-        rank = dict(zip(open_names, combination, strict=True))
-        yield {o: o.candidates[min(rank.get(o.attribute, 0), len(o.candidates) - 1)] for o in found}
+def attempts(found: list[Option]) -> Iterator[dict[Option, int | None]]:
+    """Assignments to try, likeliest first; None leaves an attribute alone.
+
+    Attributes of one name are varied together: first each name alone, then pairs of names.
+    """
+    base: dict[Option, int | None] = {option: option.candidates[0] for option in found}
+    yield base
+    names = sorted({option.attribute for option in found})
+    for count in (1, 2):
+        for varied in itertools.islice(itertools.combinations(names, count), _MAX_ATTEMPTS):
+            for place in (1, None):
+                changed = {o: _other(o, place) if o.attribute in varied else n for o, n in base.items()}
+                if changed != base:
+                    yield changed
 
 
-def assign(model: torch.nn.Module, values: dict[Option, int]) -> None:
+def _other(option: Option, place: int | None) -> int | None:
+    """The candidate at `place`, or no change."""
+    return option.candidates[place] if place is not None and place < len(option.candidates) else None
+
+
+def assign(model: torch.nn.Module, values: dict[Option, int | None]) -> None:
     """Write the chosen numbers into the module attributes."""
     for option, number in values.items():
+        if number is None:
+            continue
         owner: Any = model.get_submodule(option.module)
         if option.place is None:
             setattr(owner, option.attribute, number)

@@ -25,9 +25,7 @@ def check_state(model: torch.nn.Module, groups: Groups) -> None:
     for name, index in groups.graph.names.items():
         expected = groups.graph.values[index].shape
         if shapes.get(name) != expected:
-            raise SelectionError(
-                f"{name} has shape {shapes.get(name)}, the selection was made for {expected}"
-            )
+            raise SelectionError(f"{name} has shape {shapes.get(name)}, the selection was made for {expected}")
 
 
 def sliced(tensor: torch.Tensor, choice: Selection, index: int) -> torch.Tensor:

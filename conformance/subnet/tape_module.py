@@ -75,9 +75,7 @@ class GraphSubnet(torch.nn.Module):
         leaves = tensors_in((args, kwargs))
         shapes = tuple(tuple(leaf.shape) for leaf in leaves)
         if shapes != self._input_shapes:
-            raise ExtractionError(
-                f"a graph subnet runs on inputs of shapes {self._input_shapes}, got {shapes}"
-            )
+            raise ExtractionError(f"a graph subnet runs on inputs of shapes {self._input_shapes}, got {shapes}")
         device = next((leaf.device for leaf in leaves), torch.device("cpu"))
         env.update(zip(self._inputs, leaves, strict=True))
         env |= {index: tensor_at(self, name) for index, name in self._names.items()}
@@ -131,7 +129,7 @@ def _program(graph: Graph, choice: Selection) -> list[tuple[Any, Any, Any, Any]]
     program = []
     for node in graph.nodes:
         if node.op._schema.name in _SPLITS:
-            program.append(_as_sizes(graph, choice, node))
+            program.append(_as_sizes(choice, node))
             continue
         # Smaller tensors may come out with other strides, on which `view` is stricter than needed.
         op = _RESHAPE if node.name in _VIEWS else node.op
@@ -152,7 +150,7 @@ def _program(graph: Graph, choice: Selection) -> list[tuple[Any, Any, Any, Any]]
     return program
 
 
-def _as_sizes(graph: Graph, choice: Selection, node: Any) -> tuple[Any, Any, Any, Any]:
+def _as_sizes(choice: Selection, node: Any) -> tuple[Any, Any, Any, Any]:
     """Equal pieces may become unequal: split by explicit sizes."""
     arguments = [argument.name for argument in node.op._schema.arguments]
     bound = {**dict(zip(arguments, node.args, strict=False)), **node.kwargs}

@@ -75,9 +75,7 @@ def _convolve(e: Exact, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return made
 
 
-def _long_convolution(
-    e: Exact, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
+def _long_convolution(e: Exact, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """More terms than fit: sum over input channels in pieces (ungrouped only)."""
     if e.get("groups") != 1:
         raise UnsupportedOperation("aten.convolution", f"a grouped sum of more than {MAX_TERMS} products")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +20,7 @@ from conformance.equivalence.field import linear, normal, pointwise, spatial  # 
 from conformance.equivalence.field.modulus import Field
 from conformance.equivalence.field.table import FIELD_RULES, Exact, is_residue, mark, storage
 from conformance.errors import UnsupportedOperation
+from conformance.graph.tape import tensors_in
 from conformance.graph.trace import deterministic_forward
 from conformance.partition.rules import base_name
 
@@ -34,9 +34,9 @@ _MOVES = frozenset((
     "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d",
     "_upsample_nearest_exact3d", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
     "replication_pad2d", "replication_pad3d", "amax", "amin", "max", "min", "topk", "sort", "masked_select",
-    "slice_scatter", "select_scatter", "scatter", "index_copy", "empty_like", "new_empty", "zero", "unsafe_split",
+    "slice_scatter", "select_scatter", "index_copy", "empty_like", "new_empty", "zero", "unsafe_split",
     "unsafe_chunk", "unsafe_split_with_sizes", "broadcast_to", "repeat_interleave", "take_along_dim", "aminmax",
-    "new_empty_strided", "masked_scatter", "positive", "fill_diagonal",
+    "new_empty_strided", "masked_scatter", "positive",
 ))  # fmt: skip
 """Operations that only move or choose values: they run as they are."""
 
@@ -47,11 +47,8 @@ _ANSWERS = frozenset((
 ))  # fmt: skip
 """Operations whose result is no residue: answers about order, and fresh constants."""
 
-_FILLS = frozenset(
-    ("constant_pad_nd", "fill", "full_like", "new_full", "index_fill", "index_put", "_index_put_impl")
-)
-"""Operations with a number that becomes part of the result."""
-
+_FILLS = frozenset(("constant_pad_nd", "fill", "full_like", "new_full", "index_fill", "scatter", "fill_diagonal"))
+"""Operations with a number, named value or fill_value, that becomes part of the result."""
 
 _VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 
@@ -66,35 +63,53 @@ class Exercise:
     by_name: dict[str, int] = field(default_factory=dict)
 
 
-class FieldMode(TorchDispatchMode):
+class FieldMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside this context every operation computes on residues."""
 
     def __init__(self, arithmetic: Field) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.field = arithmetic
         self.exercise = Exercise()
+        self.refused: UnsupportedOperation | None = None
+        self._storages: dict[int, torch.Tensor] = {}
+
+    def adopt(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Mark a tensor, and whatever else shows the same memory (`parameter.data`, the base of a view)."""
+        self._storages[tensor.untyped_storage()._cdata] = tensor
+        return mark(tensor)
+
+    def _holds(self, tensor: torch.Tensor) -> bool:
+        if is_residue(tensor):
+            return True
+        if tensor.is_floating_point() and tensor.untyped_storage()._cdata in self._storages:
+            mark(tensor)
+            return True
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not any(
-            is_residue(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)
-        ):
+        leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        held = [self._holds(leaf) for leaf in leaves]  # all are looked at: each one is marked
+        if not any(held):
             return func(*args, **kwargs)
+        try:
+            return self._compute(func, args, kwargs)
+        except UnsupportedOperation as error:
+            self.refused = error  # also when the model's own code catches it and goes another way
+            raise
+
+    def _compute(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = base_name(func)
         self._count(name)
         if name in _ANSWERS:
             return func(*args, **kwargs)
         if name in FIELD_RULES:
             result = FIELD_RULES[name](Exact(self.field, func, args, kwargs, name))
-        elif name in _MOVES or name in _FILLS:
-            lifted_args, lifted_kwargs = self._lift(args, name), self._lift(kwargs, name)
+        elif name in _MOVES or (name in _FILLS and "reduce" not in func._overloadname):
+            lifted_args, lifted_kwargs = self._lift(func, args, kwargs, name)
             # Exact rules may lay results out differently, so a view must be allowed to copy.
             run_op = torch.ops.aten.reshape.default if func in _VIEWS else func
             result = run_op(*lifted_args, **lifted_kwargs)
-            if name in {"index_put", "_index_put_impl"} and Exact(self.field, func, args, kwargs, name).get(
-                "accumulate"
-            ):
-                result = self.field.reduce_(result)
         else:
             raise UnsupportedOperation(func._schema.name.replace("::", "."))
         if func._schema.is_mutable:
@@ -110,17 +125,21 @@ class FieldMode(TorchDispatchMode):
         elif name in FIELD_RULES and name not in {"add", "sub", "mul", "sum", "mean", "copy", "_to_copy"}:
             self.exercise.nonlinear += 1
 
-    def _lift(self, tree: Any, name: str) -> Any:
+    def _lift(self, func: Any, args: Any, kwargs: Any, name: str) -> Any:
         def lift(leaf: Any) -> Any:
-            if isinstance(leaf, torch.Tensor):
-                if not leaf.is_floating_point() or is_residue(leaf):
-                    return leaf
-                return self.field.embed(leaf).to(storage(leaf.dtype))
-            if isinstance(leaf, float) and name in _FILLS:
-                return self.field.number(leaf)
-            return leaf
+            if not isinstance(leaf, torch.Tensor) or not leaf.is_floating_point() or is_residue(leaf):
+                return leaf
+            return self.field.embed(leaf).to(storage(leaf.dtype))
 
-        return pytree.tree_map(lift, tree)
+        if name in _FILLS:
+            named = [argument.name for argument in func._schema.arguments]
+            args = tuple(self._number(at, value) for at, value in zip(named, args, strict=False))
+            kwargs = {at: self._number(at, value) for at, value in kwargs.items()}
+        return pytree.tree_map(lift, (args, kwargs))
+
+    def _number(self, argument: str, value: Any) -> Any:
+        fills = argument in {"value", "fill_value"} and isinstance(value, (int, float))
+        return self.field.number(value) if fills else value
 
     def _write_back(self, func: Any, args: Any, kwargs: Any, result: Any) -> Any:
         """In-place forms: the target takes the residues."""
@@ -132,12 +151,10 @@ class FieldMode(TorchDispatchMode):
                 func._schema.name.replace("::", "."), "a computed value is written as an integer"
             )
         if target.dtype not in (torch.float64, torch.float32):
-            raise UnsupportedOperation(
-                func._schema.name.replace("::", "."), f"residues do not fit {target.dtype}"
-            )
+            raise UnsupportedOperation(func._schema.name.replace("::", "."), f"residues do not fit {target.dtype}")
         if result is not target:
             target.copy_(result)
-        return mark(target)
+        return self.adopt(target)
 
 
 def _result_dtype(name: str, args: Any, kwargs: Any) -> torch.dtype:
@@ -157,54 +174,60 @@ def _as_residue(leaf: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def embedded(model: torch.nn.Module, arithmetic: Field) -> torch.nn.Module:
-    """A copy of the model whose floating parameters and buffers are residues."""
+    """A copy of the model, in evaluation mode, whose floating parameters and buffers are residues."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
-        held = arithmetic.embed(parameter).to(storage(parameter.dtype))
-        memo[id(parameter)] = mark(torch.nn.Parameter(held, requires_grad=False))
+        if parameter.is_floating_point() or parameter.is_complex():
+            memo[id(parameter)] = _residues_of(parameter, arithmetic)
     for buffer in model.buffers():
         if buffer.is_floating_point():
             memo[id(buffer)] = mark(arithmetic.embed(buffer).to(storage(buffer.dtype)))
+    _forget()
     return copy.deepcopy(model, memo).eval()
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Kept:
-    """An embedded model that may serve again while neither side's state was written to."""
+    """Residues of a parameter, which serve again while its values are the same.
 
-    source: weakref.ref[torch.nn.Module]
-    arithmetic: Field
-    versions: tuple[object, ...]
-    twin: torch.nn.Module
-    twin_versions: tuple[object, ...]
+    Values are compared, not version counters: writes through `.data` or numpy leave no trace in those.
+    """
 
-    def serves(self, model: torch.nn.Module, arithmetic: Field) -> bool:
-        return (
-            self.source() is model
-            and self.arithmetic == arithmetic
-            and self.versions == _versions(model)
-            and self.twin_versions == _versions(self.twin)
-        )
+    source: weakref.ref[torch.Tensor]
+    values: torch.Tensor
+    residues: torch.nn.Parameter
+    version: int
 
 
-_KEPT: deque[_Kept] = deque(maxlen=2)
-_KEEP_BELOW = 2 * 10**8
+_KEPT: dict[tuple[int, Field], _Kept] = {}
+_KEEP = 10**8
+"""How many parameters' residues are kept: enough for a model and its subnet, unless they are huge."""
 
 
-def _versions(model: torch.nn.Module) -> tuple[object, ...]:
-    state = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    return tuple((name, id(tensor), tensor.data_ptr(), tensor._version) for name, tensor in state)
+def _residues_of(parameter: torch.nn.Parameter, arithmetic: Field) -> torch.nn.Parameter:
+    key = (id(parameter), arithmetic)
+    kept = _KEPT.pop(key, None)
+    if kept is None or kept.version != kept.residues._version or not _unchanged(parameter, kept):
+        held = arithmetic.embed(parameter).to(storage(parameter.dtype))
+        residues: torch.nn.Parameter = mark(torch.nn.Parameter(held, requires_grad=False))  # type: ignore[assignment]
+        kept = _Kept(weakref.ref(parameter), parameter.detach().clone(), residues, residues._version)
+    _KEPT[key] = kept
+    return kept.residues
 
 
-def _twin(model: torch.nn.Module, arithmetic: Field) -> torch.nn.Module:
-    """`embedded`, remembering the last two models (a full one and its subnet) unless they are huge."""
-    for kept in _KEPT:
-        if kept.serves(model, arithmetic):
-            return kept.twin
-    twin = embedded(model, arithmetic)
-    if sum(parameter.numel() for parameter in model.parameters()) < _KEEP_BELOW:
-        _KEPT.append(_Kept(weakref.ref(model), arithmetic, _versions(model), twin, _versions(twin)))
-    return twin
+def _unchanged(parameter: torch.nn.Parameter, kept: _Kept) -> bool:
+    values = kept.values
+    alike = kept.source() is parameter and parameter.dtype == values.dtype and parameter.device == values.device
+    return alike and torch.equal(parameter, values)
+
+
+def _forget() -> None:
+    """Drop residues of parameters that are gone, and the oldest beyond the limit."""
+    total = 0
+    for key, kept in reversed(list(_KEPT.items())):
+        total += kept.values.numel()
+        if total > _KEEP or kept.source() is None:
+            del _KEPT[key]
 
 
 def run(
@@ -214,14 +237,21 @@ def run(
 
     Raises UnsupportedOperation when an operation has no exact rule.
     """
-    twin = _twin(model, arithmetic)
-    args, kwargs = pytree.tree_map_only(
-        torch.Tensor,
-        lambda leaf: mark(leaf.clone()) if leaf.is_floating_point() else leaf.clone(),
-        (args, kwargs),
-    )
+    return execute(embedded(model, arithmetic), args, kwargs, arithmetic)
+
+
+def execute(
+    twin: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], arithmetic: Field
+) -> tuple[Any, Exercise]:
+    """As `run`, of a model that `embedded` made."""
+    args, kwargs = pytree.tree_map_only(torch.Tensor, lambda leaf: leaf.clone(), (args, kwargs))
     mode = FieldMode(arithmetic)
+    for leaf in [*tensors_in((args, kwargs)), *twin.parameters(), *twin.buffers()]:
+        if leaf.is_floating_point():
+            mode.adopt(leaf)
     with deterministic_forward(), torch.random.fork_rng(devices=[]), mode:
         torch.manual_seed(0)
         outputs = twin(*args, **kwargs)
+    if mode.refused is not None:
+        raise mode.refused
     return outputs, mode.exercise

@@ -58,7 +58,7 @@ class Field:
                 part.sub_(whole.round_(), alpha=self.prime)
         return x
 
-    def number(self, value: complex) -> float:
+    def number(self, value: float) -> float:
         """A Python number as a residue."""
         if isinstance(value, complex):
             raise UnsupportedOperation("complex arithmetic", "complex numbers have no residue")
@@ -98,11 +98,7 @@ class Field:
         small = size < 2.0**-14
         whole = torch.where(small, part * 2.0**57, part * 2.0**38)
         # float32 has 24 bits: whole for sizes of at least 2**-33, below 2**53 for sizes under 2**15.
-        if (
-            bool((size >= 2.0**15).any())
-            or bool(((size < 2.0**-33) & (size > 0)).any())
-            or part.isnan().any()
-        ):
+        if bool((size >= 2.0**15).any()) or bool(((size < 2.0**-33) & (size > 0)).any()) or part.isnan().any():
             return None
         return self.reduce_(whole)
 

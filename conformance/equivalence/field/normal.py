@@ -14,9 +14,7 @@ def _rsqrt(e: Exact, variance: torch.Tensor, eps: Any) -> torch.Tensor:
     return e.random("rsqrt", e.reduce(variance + e.field.number(eps), 2.0**20))
 
 
-def _affine(
-    e: Exact, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None
-) -> torch.Tensor:
+def _affine(e: Exact, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None) -> torch.Tensor:
     if weight is not None:
         x = e.product(x, weight)
     return x if bias is None else e.reduce(x + bias, 2.0**20)
@@ -59,9 +57,7 @@ def rms_norm(e: Exact) -> Any:
     x = e.residue("input")
     dims = list(range(x.ndim - len(e.get("normalized_shape")), x.ndim))
     eps = e.get("eps")
-    scale = _rsqrt(
-        e, mean_over(e, e.product(x, x), dims, True), torch.finfo(torch.float32).eps if eps is None else eps
-    )
+    scale = _rsqrt(e, mean_over(e, e.product(x, x), dims, True), torch.finfo(torch.float32).eps if eps is None else eps)
     made = _affine(e, e.product(x, scale), e.residue("weight"), None)
     return (made, scale) if e.name == "_fused_rms_norm" else made
 

@@ -128,16 +128,12 @@ def unary(e: Exact) -> torch.Tensor:
     if any(isinstance(other, torch.Tensor) for other in others):
         raise UnsupportedOperation(f"aten.{e.name}", "a bound or parameter is a computed tensor")
     # Named: clamp(min=0) and clamp(max=0) are different functions.
-    numbers = ",".join(
-        f"{n}={other}" for n, other in zip(names[1:], others, strict=True) if other is not None
-    )
+    numbers = ",".join(f"{n}={other}" for n, other in zip(names[1:], others, strict=True) if other is not None)
     op, first = e.op, names[0]
-    rest = {name: e.get(name) for name in names[1:] if name in e.bound and name not in {"out"}}
+    rest = {name: e.get(name) for name in names[1:] if name in e.bound and name != "out"}
 
     def plain(z: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = (
-            getattr(torch.ops.aten, e.name).default(z, **rest) if _is_inplace(op) else op(z, **rest)
-        )
+        result: torch.Tensor = getattr(torch.ops.aten, e.name).default(z, **rest) if _is_inplace(op) else op(z, **rest)
         return result
 
     return e.random(f"{e.name}:{numbers}" if numbers else e.name, e.residue(first), plain)

@@ -16,12 +16,8 @@ def avg_pool(e: Exact) -> torch.Tensor:
     names = [argument.name for argument in e.op._schema.arguments][1:]
     given = [e.get(name) for name in names]
     ones = torch.ones((1, 1, *x.shape[-len(e.get("kernel_size")) :]), dtype=torch.float64, device=x.device)
-    summed = e.op(
-        x, *[1 if name == "divisor_override" else value for name, value in zip(names, given, strict=True)]
-    )
-    count = e.op(
-        ones, *[1 if name == "divisor_override" else value for name, value in zip(names, given, strict=True)]
-    )
+    summed = e.op(x, *[1 if name == "divisor_override" else value for name, value in zip(names, given, strict=True)])
+    count = e.op(ones, *[1 if name == "divisor_override" else value for name, value in zip(names, given, strict=True)])
     divisor = torch.round(count / e.op(ones, *given))
     return e.product(e.reduce(summed), e.field.inverses(divisor))
 
@@ -65,8 +61,7 @@ def resample(e: Exact) -> torch.Tensor:
         out = [1] * spatial
         out[at] = size[at]
         given = [
-            e.get(name) if not name.startswith("scales") or _axis(name, spatial) == at else None
-            for name in arguments
+            e.get(name) if not name.startswith("scales") or _axis(name, spatial) == at else None for name in arguments
         ]
         matrix = e.field.embed(e.op(basis, out, *given).reshape(old, size[at]))
         x = e.reduce(torch.tensordot(x, matrix, dims=([dim], [0])).movedim(-1, dim))

@@ -17,9 +17,7 @@ MOVEMENTS: set[str] = set()
 class Exact:
     """One operation over residues: its arguments by schema name, and the field's arithmetic."""
 
-    def __init__(
-        self, field: Field, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str
-    ) -> None:
+    def __init__(self, field: Field, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> None:
         self.field = field
         self.op = op
         self.name = name

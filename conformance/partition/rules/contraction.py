@@ -119,9 +119,7 @@ def linear(p: Pass, call: Call) -> list[Dims]:
     x, weight = call["input"], call["weight"]
     _contract(p, x, x.ndim - 1, weight, 1)
     columns = _plus_bias(p, _made_by(p, weight, weight.dims[0], "neuron"), call.get("bias"))
-    lead = (
-        x.dims[:-1] if call.get("bias") is None else [zero_if(d, np.zeros(d.size, bool)) for d in x.dims[:-1]]
-    )
+    lead = x.dims[:-1] if call.get("bias") is None else [zero_if(d, np.zeros(d.size, bool)) for d in x.dims[:-1]]
     return [[*lead, columns]]
 
 
@@ -200,11 +198,9 @@ def _check_grouped_input(
     p.require_zero(zero.reshape(-1), "is not zero where a grouped convolution sums it")
 
 
-def _transposed_sign(
-    flat: Labels, own_out: Labels, channels: Labels, groups: int, c_in: int, c_out: int
-) -> Labels:
-    inputs_zero = (channels.reshape(groups, c_in) > 0).all(axis=1)
-    zero = (own_out > 0)[None, :] & np.ones((groups, 1), dtype=bool) | inputs_zero[:, None]
+def _transposed_sign(flat: Labels, own_out: Labels, channels: Labels, groups: int, c_in: int, c_out: int) -> Labels:
+    inputs_zero = np.all(channels.reshape(groups, c_in) > 0, axis=1, keepdims=True)
+    zero = np.broadcast_to(own_out > 0, (groups, c_out)) | inputs_zero
     return zero_if(flat, zero.reshape(-1))
 
 

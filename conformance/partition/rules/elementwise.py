@@ -157,9 +157,7 @@ def masked_fill(p: Pass, call: Call) -> list[Dims]:
 def _first_sign(p: Pass, tensors: list[Labelled], shape: tuple[int, ...]) -> Dims:
     dims = broadcast(p, tensors, shape, "none")
     return [
-        _sign_of(labels, tensors[0].dims[at])
-        if tensors[0].ndim == len(shape) and tensors[0].shape[at] > 1
-        else labels
+        _sign_of(labels, tensors[0].dims[at]) if tensors[0].ndim == len(shape) and tensors[0].shape[at] > 1 else labels
         for at, labels in enumerate(dims)
     ]
 

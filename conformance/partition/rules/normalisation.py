@@ -37,9 +37,7 @@ def batch_norm(p: Pass, call: Call) -> list[Dims]:
                 p.fix(labels, "is averaged over by a batch norm")
     base = channels
     if is_fixed(channels):
-        base = next(
-            (t.dims[0] for t in (weight, bias, mean) if t is not None and not is_fixed(t.dims[0])), channels
-        )
+        base = next((t.dims[0] for t in (weight, bias, mean) if t is not None and not is_fixed(t.dims[0])), channels)
     out = _affine_zero(zero_if(base, channels > 0), weight, bias, centred=training)
     rest = [labels if at != 1 else out for at, labels in enumerate(x.dims)]
     if not training:
@@ -105,7 +103,8 @@ def group_norm(p: Pass, call: Call) -> list[Dims]:
             p.join(np.ascontiguousarray(parts[:, 0]), np.ascontiguousarray(parts[:, column]))
     out = _affine_zero(zero_if(base, channels > 0), weight, bias, centred=True)
     made = [x.dims[0], out, *x.dims[2:]]
-    return [made, *([fixed(size) for size in shape] for shape in call.out_shapes[1:])]
+    of_group = fixed(groups) if is_fixed(base) else np.ascontiguousarray(base.reshape(groups, -1)[:, 0])
+    return [made, *([x.dims[0], of_group] for _ in call.out_shapes[1:])]
 
 
 @rule("_weight_norm_interface")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from conformance.partition.labels import Labelled, Pass, fixed, nonzero
 from conformance.partition.rules.elementwise import broadcast
 from conformance.partition.rules.registry import Call, Dims, rule
 
 
-def _reduced(x: Labelled, dim: object) -> list[int]:
+def _reduced(x: Labelled, dim: Any) -> list[int]:
     if dim is None or dim == []:
         return list(range(x.ndim))
     return [x.axis(d) for d in (dim if isinstance(dim, (list, tuple)) else [dim])]
@@ -50,7 +52,7 @@ def looks_at_all(p: Pass, call: Call) -> list[Dims]:
         p.fix(x.dims[at], f"is reduced by {name}")
     results = []
     for shape in call.out_shapes:
-        if name in {"topk"}:
+        if name == "topk":
             results.append([fixed(size) if at in reduced else x.dims[at] for at, size in enumerate(shape)])
             continue
         dims = _collapse(x, reduced, shape)

@@ -43,10 +43,8 @@ def reshape_dims(p: Pass, dims: Dims, before: tuple[int, ...], after: tuple[int,
         real_right = [at for at in right if after[at] > 1]
         if not real_right:
             continue
-        if len(real_left) == 1:
-            flat = dims[real_left[0]]
-        else:
-            flat = p.merge([dims[at] for at in real_left], (number, "merge"))
+        alone = len(real_left) == 1
+        flat = dims[real_left[0]] if alone else p.merge([dims[at] for at in real_left], (number, "merge"))
         if len(real_right) == 1:
             result[real_right[0]] = flat
         else:
@@ -61,11 +59,7 @@ def view(p: Pass, call: Call) -> list[Dims]:
     """A reshape; `view.dtype` keeps labels only when it keeps the shape."""
     x = call.tensors[0]
     if "dtype" in call.node.name:
-        return (
-            [list(x.dims)]
-            if x.shape == call.shape
-            else hold_all(p, call, "is reinterpreted as another dtype")
-        )
+        return [list(x.dims)] if x.shape == call.shape else hold_all(p, call, "is reinterpreted as another dtype")
     return [reshape_dims(p, x.dims, x.shape, call.shape)]
 
 
@@ -136,18 +130,12 @@ def _side_by_side(p: Pass, tensors: list[Labelled], dim: int, lines: list[Labels
     dims: Dims = []
     for at in range(tensors[0].ndim):
         if at == dim:
-            dims.append(
-                fixed(sum(x.size for x in lines))
-                if all(is_fixed(x) for x in lines)
-                else np.concatenate(lines)
-            )
+            dims.append(fixed(sum(x.size for x in lines)) if all(is_fixed(x) for x in lines) else np.concatenate(lines))
             continue
         base = next((x.dims[at] for x in tensors if not is_fixed(x.dims[at])), tensors[0].dims[at])
         for x in tensors:
             p.join(base, x.dims[at])
-        dims.append(
-            base if p.collecting else zero_if(base, np.all([x.dims[at] > 0 for x in tensors], axis=0))
-        )
+        dims.append(base if p.collecting else zero_if(base, np.all([x.dims[at] > 0 for x in tensors], axis=0)))
     return dims
 
 
