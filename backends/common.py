@@ -70,9 +70,7 @@ def reshaped(spec: str, draws: tuple[Draw, ...], shape: tuple[int, ...] | None) 
         return draws
     old = draws[0].shape
     if len(shape) != len(old) or min(shape, default=1) < 1:
-        raise UsageError(
-            f"{spec} takes an input shape of {len(old)} positive sizes such as {old}, not {shape}"
-        )
+        raise UsageError(f"{spec} takes an input shape of {len(old)} positive sizes such as {old}, not {shape}")
     return tuple(replace(draw, shape=tuple(shape)) if draw.shape == old else draw for draw in draws)
 
 

@@ -57,9 +57,7 @@ def choose(table: FamilyTable, limit: int = LIMIT) -> FamilyChoice:
             continue
         name = min(counts, key=lambda key: (counts[key], key))
         if counts[name] > limit:
-            left_out[family] = (
-                f"its smallest, {name}, has {counts[name]} parameters, above the limit of {limit}"
-            )
+            left_out[family] = f"its smallest, {name}, has {counts[name]} parameters, above the limit of {limit}"
         else:
             chosen[family] = name
     return FamilyChoice(chosen, left_out)

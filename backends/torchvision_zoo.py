@@ -124,9 +124,7 @@ def _facts(name: str) -> dict[str, Any]:
     return dict(weights[-1].meta) if weights else {}
 
 
-def build_arguments(
-    name: str, kind: str, builder: Callable[..., Any], shape: tuple[int, ...]
-) -> dict[str, Any]:
+def build_arguments(name: str, kind: str, builder: Callable[..., Any], shape: tuple[int, ...]) -> dict[str, Any]:
     """Keyword arguments of the builder: no weights at all, and what the input size asks for."""
     parameters = inspect.signature(builder).parameters
     arguments: dict[str, Any] = {"weights": None, "progress": False}

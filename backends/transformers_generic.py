@@ -70,11 +70,7 @@ def small_arguments(config_class: Any, image_size: int | None = None) -> dict[st
         own = type(values[key]) if values.get(key) is not None else nested
         if "Auto" not in own.__name__:
             chosen[key] = small_arguments(own, image_size)
-            if (
-                isinstance(values.get(key), object)
-                and hasattr(own, "model_type")
-                and "Auto" in nested.__name__
-            ):
+            if isinstance(values.get(key), object) and hasattr(own, "model_type") and "Auto" in nested.__name__:
                 chosen[key]["model_type"] = own.model_type
     return chosen
 
@@ -136,9 +132,5 @@ def _draw(name: str, key: str, config: Any) -> Draw:
     if key == "input_values":
         return Draw((640,), key)
     if key == "input_features":
-        return Draw(
-            (getattr(config, "num_mel_bins", 10), 2 * getattr(config, "max_source_positions", 12)), key
-        )
-    raise UsageError(
-        f"transformers:{name} needs an argument {key!r} that cannot be made up: add a record for it"
-    )
+        return Draw((getattr(config, "num_mel_bins", 10), 2 * getattr(config, "max_source_positions", 12)), key)
+    raise UsageError(f"transformers:{name} needs an argument {key!r} that cannot be made up: add a record for it")

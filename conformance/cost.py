@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from conformance.graph.tape import Graph, Node, Ref, refs
-from conformance.graph.trace import deterministic_forward, shadow
+from conformance.graph.trace import decomposed, shadow
 from conformance.partition.groups import Groups
 from conformance.partition.labels import Labels
 from conformance.partition.rules import base_name
@@ -108,7 +108,7 @@ def measured_flops(model: torch.nn.Module, graph: Graph) -> int:
         torch.Tensor, lambda leaf: leaf.to("meta") if device else leaf.clone(), (graph.args, graph.kwargs)
     )
     counter = FlopCounterMode(display=False)
-    with deterministic_forward(), torch.random.fork_rng(devices=[]), counter:
+    with decomposed(), torch.random.fork_rng(devices=[]), counter:
         torch.manual_seed(0)
         twin(*args, **kwargs)
     counted = counter.get_flop_counts().get("Global", {})

@@ -196,9 +196,7 @@ def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     (tmp_path / "fake_engine.py").write_text(FAKE_ENGINE)
     monkeypatch.syspath_prepend(tmp_path)
-    start = (
-        "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import fake_engine; fake_engine.install();"
-    )
+    start = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import fake_engine; fake_engine.install();"
     monkeypatch.setattr(isolate, "_CHILD", start + "from conformance.isolate import child; child()")
     for name in ("conformance.checks.registry", "conformance.checks.runner", "fake_engine"):
         monkeypatch.delitem(sys.modules, name, raising=False)

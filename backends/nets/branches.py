@@ -12,9 +12,7 @@ from backends.nets.registry import net
 
 def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """A convolution without bias that keeps the size (divided by stride), and its batch norm."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs)
-    )
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs))
 
 
 class Residual(nn.Module):
@@ -32,9 +30,7 @@ class Residual(nn.Module):
 
 @net("residual", IMAGE, tags="cnn residual batch-norm")
 def residual() -> nn.Module:
-    trunk = nn.Sequential(
-        conv_bn(3, 8), nn.ReLU(), Residual(8, 6, 8, nn.Identity()), Residual(8, 10, 8, nn.Identity())
-    )
+    trunk = nn.Sequential(conv_bn(3, 8), nn.ReLU(), Residual(8, 6, 8, nn.Identity()), Residual(8, 10, 8, nn.Identity()))
     return Pooled(trunk, 8)
 
 

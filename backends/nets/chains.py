@@ -66,9 +66,7 @@ def adaptive_pool_head() -> nn.Module:
 
 @net("conv-head", IMAGE, tags="cnn")
 def conv_head() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.Hardswish(), nn.Conv2d(8, 5, 1), nn.AdaptiveMaxPool2d(1), nn.Flatten()
-    )
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish(), nn.Conv2d(8, 5, 1), nn.AdaptiveMaxPool2d(1), nn.Flatten())
 
 
 @net("prelu", IMAGE, tags="cnn")

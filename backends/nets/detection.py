@@ -41,9 +41,7 @@ class FeaturePyramid(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (6, 10, 14)
-        self.stages = nn.ModuleList(
-            conv_bn(a, b, stride=2) for a, b in zip((3, *widths), widths, strict=False)
-        )
+        self.stages = nn.ModuleList(conv_bn(a, b, stride=2) for a, b in zip((3, *widths), widths, strict=False))
         self.laterals = nn.ModuleList(nn.Conv2d(width, 8, 1) for width in widths)
         self.smooth = nn.Conv2d(8, 9, 3, padding=1)
         self.head = nn.Conv2d(9, 4, 1)

@@ -84,16 +84,12 @@ def channel_norm_written_out() -> nn.Module:
 
 @net("layer-norm", (6, 9), tags="linear layer-norm")
 def layer_norm() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(9, 14), nn.LayerNorm(14), nn.GELU(), nn.Linear(14, 11), nn.ReLU(), nn.Linear(11, 5)
-    )
+    return nn.Sequential(nn.Linear(9, 14), nn.LayerNorm(14), nn.GELU(), nn.Linear(14, 11), nn.ReLU(), nn.Linear(11, 5))
 
 
 @net("rms-norm", (6, 9), tags="linear rms-norm")
 def rms_norm() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(9, 14), nn.RMSNorm(14), nn.SiLU(), nn.Linear(14, 11), nn.ReLU(), nn.Linear(11, 5)
-    )
+    return nn.Sequential(nn.Linear(9, 14), nn.RMSNorm(14), nn.SiLU(), nn.Linear(14, 11), nn.ReLU(), nn.Linear(11, 5))
 
 
 @net("local-response-norm", IMAGE, tags="cnn held")

@@ -16,9 +16,7 @@ VOCAB = 31
 @net("embedding-pool", LENGTH, tokens=VOCAB, tags="embedding text")
 def embedding_pool() -> nn.Module:
     """The mean of word vectors, then an MLP."""
-    return nn.Sequential(
-        nn.EmbeddingBag(VOCAB, 12, mode="mean"), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 5)
-    )
+    return nn.Sequential(nn.EmbeddingBag(VOCAB, 12, mode="mean"), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 5))
 
 
 @net("embedding-conv", LENGTH, tokens=VOCAB, tags="embedding text concat")

@@ -193,8 +193,6 @@ class BlurPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = fn.relu(self.conv(x))
-        x = fn.conv2d(
-            fn.pad(x, (1, 1, 1, 1), mode="reflect"), self.kernel.expand(8, 1, 3, 3), stride=2, groups=8
-        )
+        x = fn.conv2d(fn.pad(x, (1, 1, 1, 1), mode="reflect"), self.kernel.expand(8, 1, 3, 3), stride=2, groups=8)
         out: Tensor = self.head(fn.relu(self.last(x)).mean((2, 3)))
         return out

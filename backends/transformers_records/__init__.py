@@ -10,7 +10,5 @@ from backends.transformers_records import decoders, encoders, full, multimodal, 
 from backends.transformers_records.record import Record
 
 ALL: dict[str, Record] = {
-    record.name: record
-    for module in (encoders, decoders, vision, multimodal, full)
-    for record in module.RECORDS
+    record.name: record for module in (encoders, decoders, vision, multimodal, full) for record in module.RECORDS
 }

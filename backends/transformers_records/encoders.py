@@ -20,9 +20,7 @@ def _classifier(name: str, model: str, **changes: object) -> Record:
 
 RECORDS = [
     _classifier("bert", "Bert"),
-    Record(
-        "bert-qa", "BertForQuestionAnswering", encoder(num_labels=2), text(), "question-answering", tags=_TAGS
-    ),
+    Record("bert-qa", "BertForQuestionAnswering", encoder(num_labels=2), text(), "question-answering", tags=_TAGS),
     Record("bert-masked", "BertForSequenceClassification", encoder(), _MASKED, tags=_TAGS),
     Record("bert-mlm", "BertForMaskedLM", encoder(), text(), "language-modelling", tags=(*_TAGS, "tied")),
     Record(
@@ -45,9 +43,7 @@ RECORDS = [
     _classifier("xlm-roberta", "XLMRoberta"),
     _classifier("albert", "Albert", embedding_size=26),
     _classifier("electra", "Electra", embedding_size=26),
-    _classifier(
-        "deberta", "Deberta", relative_attention=True, pos_att_type=["c2p", "p2c"], pooler_hidden_size=40
-    ),
+    _classifier("deberta", "Deberta", relative_attention=True, pos_att_type=["c2p", "p2c"], pooler_hidden_size=40),
     _classifier(
         "deberta-v2",
         "DebertaV2",

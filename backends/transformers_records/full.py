@@ -23,9 +23,7 @@ def _bert(name: str, *, layers: int, hidden: int, heads: int, task: str = "class
     return Record(name, model, config, text(64, 30522), task, "full", _ENCODER)
 
 
-def _llama(
-    name: str, *, layers: int, hidden: int, heads: int, feed_forward: int, tied: bool = False
-) -> Record:
+def _llama(name: str, *, layers: int, hidden: int, heads: int, feed_forward: int, tied: bool = False) -> Record:
     """Llama 3 in one of its published sizes; every one of them has 8 key/value heads."""
     config: Config = {
         "vocab_size": 128256,

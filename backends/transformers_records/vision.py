@@ -8,9 +8,7 @@ _VIT = ("transformer", "attention", "vision")
 _CNN = ("cnn", "vision")
 
 
-def _classifier(
-    name: str, model: str, config: Config, tags: tuple[str, ...] = _VIT, size: int = 32
-) -> Record:
+def _classifier(name: str, model: str, config: Config, tags: tuple[str, ...] = _VIT, size: int = 32) -> Record:
     return Record(name, f"{model}ForImageClassification", config, pixels(size), tags=tags)
 
 

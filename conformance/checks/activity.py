@@ -11,7 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from conformance.graph.tape import refs
-from conformance.graph.trace import deterministic_forward
+from conformance.graph.trace import decomposed
 from conformance.partition.groups import Groups
 from conformance.partition.rules import base_name
 from conformance.subnet.tape_module import GraphSubnet
@@ -28,7 +28,7 @@ def silent_groups(groups: Groups) -> npt.NDArray[np.int64]:
     args, kwargs = pytree.tree_map_only(torch.Tensor, lambda leaf: leaf.clone(), (graph.args, graph.kwargs))
     env: dict[int, torch.Tensor] = {}
     state = set(graph.names.values())
-    with deterministic_forward(), torch.random.fork_rng(devices=[]):
+    with decomposed(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for step, _ in whole.replay(env, *args, **kwargs):
             node = graph.nodes[step]

@@ -7,7 +7,7 @@ import torch
 from conformance.checks.registry import CheckFailed, Finding, check
 from conformance.checks.subject import Subject
 from conformance.graph.tape import tensors_in
-from conformance.graph.trace import deterministic_forward
+from conformance.graph.trace import reproducible
 
 
 @check("L0.state")
@@ -31,8 +31,7 @@ def forward(subject: Subject) -> Finding:
     inputs = tensors_in((args, kwargs))
     before = [tensor.clone() for tensor in inputs]
     held = {name: tensor.clone() for name, tensor in subject.model.state_dict().items()}
-    with deterministic_forward(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with reproducible():
         outputs = tensors_in(subject.model(*args, **kwargs))
     if not outputs:
         raise CheckFailed("the model returns no tensors")
@@ -61,8 +60,7 @@ def deterministic(subject: Subject) -> Finding:
     args, kwargs = subject.inputs()
     runs = []
     for seed in (0, 12345):
-        with deterministic_forward(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with reproducible(seed):
             runs.append([tensor.clone() for tensor in tensors_in(subject.model(*args, **kwargs))])
     first, second = runs
     for number, (a, b) in enumerate(zip(first, second, strict=True)):

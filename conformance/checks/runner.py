@@ -75,12 +75,16 @@ def _command(backend: Backend, level: int, seed: int, device: str, dtype: str | 
     return f"conformance check {backend.name} --level {level} --seed {seed}{extra}"
 
 
+_NEEDED_AT_ONCE = ("L0.forward", "L1.groups")
+"""Checks without which the rest of their own level has nothing to look at."""
+
+
 def _blocker(results: list[CheckResult], item: Check) -> str:
     """A failed MUST of a lower level makes the higher ones meaningless."""
     for result in results:
         if result.level < item.level and result.severity == "MUST" and result.outcome is not Outcome.PASS:
             return result.id
-        if result.id == "L0.forward" and result.outcome is not Outcome.PASS:
+        if result.id in _NEEDED_AT_ONCE and result.outcome is not Outcome.PASS:
             return result.id
     return ""
 

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conformance.graph.tape import tensors_in
-from conformance.graph.trace import deterministic_forward
+from conformance.graph.trace import decomposed
 
 AMPLIFIED = 2.0**-44
 MARGIN = 16.0
@@ -80,6 +80,6 @@ _DECOMPOSED = {torch.ops.aten._grouped_mm.default: _grouped_mm} if hasattr(torch
 def evaluate_wide(model: torch.nn.Module, given: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
     """One forward pass of a float64 model in float64 throughout."""
     args, kwargs = pytree.tree_map_only(torch.Tensor, lambda leaf: leaf.clone(), given)
-    with deterministic_forward(), torch.random.fork_rng(devices=[]), _Wide():  # type: ignore[no-untyped-call]
+    with decomposed(), torch.random.fork_rng(devices=[]), _Wide():  # type: ignore[no-untyped-call]
         torch.manual_seed(0)
         return model.eval()(*args, **kwargs)

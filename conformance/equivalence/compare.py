@@ -16,7 +16,7 @@ from conformance.equivalence.field.table import storage
 from conformance.equivalence.verdict import Status, Verdict
 from conformance.errors import UnsupportedOperation, UsageError
 from conformance.graph.tape import as_arguments, tensors_in
-from conformance.graph.trace import deterministic_forward, shadow
+from conformance.graph.trace import reproducible, shadow
 from conformance.subnet.tape_module import GraphSubnet
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -70,7 +70,8 @@ def assert_equivalent(
         raise AssertionError(f"{verdict.status.value} by the {oracle} oracle: {verdict.reason}")
 
 
-def _field(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, seed: int, number: int) -> Verdict:
+def field_round(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, seed: int, number: int) -> Verdict:
+    """Round `number` of the field oracle: its own prime, random functions and residues for inputs."""
     arithmetic = Field(PRIMES[number % len(PRIMES)], seed=seed + number)
     args, kwargs = residues(given, arithmetic, seed + number)
     try:
@@ -105,8 +106,7 @@ def evaluate(model: torch.nn.Module, given: Arguments) -> Any:
     """One forward pass in evaluation mode on copies; nothing of the caller's changes."""
     twin = shadow(model).eval()
     args, kwargs = pytree.tree_map_only(torch.Tensor, lambda leaf: leaf.clone(), given)
-    with deterministic_forward(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with reproducible():
         return twin(*args, **kwargs)
 
 
@@ -221,7 +221,7 @@ def _raised(error: Exception) -> str:
 
 
 ORACLES: dict[str, Callable[[torch.nn.Module, torch.nn.Module, Arguments, int, int], Verdict]] = {
-    "field": _field,
+    "field": field_round,
     "float64": _float64,
     "native": _native,
 }

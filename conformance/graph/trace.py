@@ -13,6 +13,7 @@ import contextlib
 import copy
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -33,19 +34,34 @@ _NN_MODULES = f"{_TORCH / 'nn' / 'modules'}{os.sep}"
 
 
 @contextlib.contextmanager
-def deterministic_forward() -> Iterator[None]:
-    """Evaluation without autograd in which fused kernels decompose into plain operations."""
-    mha = torch.backends.mha.get_fastpath_enabled()
+def decomposed() -> Iterator[None]:
+    """Evaluation without autograd in which fused kernels decompose into plain ATen operations."""
+    fast_attention = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    math = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     try:
-        with (
-            torch.no_grad(),
-            torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
-            torch.backends.mkldnn.flags(enabled=False),
-        ):
+        with torch.no_grad(), math, _without_onednn():
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(mha)
+        torch.backends.mha.set_fastpath_enabled(fast_attention)
+
+
+@contextlib.contextmanager
+def _without_onednn() -> Iterator[None]:
+    """oneDNN has kernels for whole LSTMs; setting its flags warns about hardware that is not there."""
+    with contextlib.ExitStack() as stack:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        yield
+
+
+@contextlib.contextmanager
+def reproducible(seed: int = 0) -> Iterator[None]:
+    """Evaluation as deployed: no autograd, a fixed random state that is put back afterwards."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def shadow(model: torch.nn.Module, device: str | None = None) -> torch.nn.Module:
@@ -234,7 +250,7 @@ def _record(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     run_args, run_kwargs = _to((args, kwargs), device) if device else _clone((args, kwargs))
     recorder = _Recorder(twin)
     inputs = tuple(recorder.add(tensor, "input") for tensor in tensors_in((run_args, run_kwargs)))
-    with deterministic_forward(), torch.random.fork_rng(devices=[]), recorder.module_paths(), recorder:
+    with decomposed(), torch.random.fork_rng(devices=[]), recorder.module_paths(), recorder:
         result = twin(*run_args, **run_kwargs)
     leaves = tensors_in(result)
     if not leaves:

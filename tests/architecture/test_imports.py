@@ -53,16 +53,16 @@ def test_import_direction(package):
 
 
 def test_the_reader_of_imports_sees_all_kinds(tmp_path):
-    source = "import timm.x\ndef f():\n    from backends import y\nimport importlib\nimportlib.import_module('reports.z')\n"
+    source = (
+        "import timm.x\ndef f():\n    from backends import y\nimport importlib\nimportlib.import_module('reports.z')\n"
+    )
     (tmp_path / "m.py").write_text(source)
     assert [name for name, _ in imported(tmp_path / "m.py")] == ["timm", "importlib", "backends", "reports"]
 
 
 def loaded_after(statement: str) -> set[str]:
     """The top-level modules that a fresh interpreter has after the statement."""
-    code = (
-        f"import json, sys; {statement}; print(json.dumps([name.partition('.')[0] for name in sys.modules]))"
-    )
+    code = f"import json, sys; {statement}; print(json.dumps([name.partition('.')[0] for name in sys.modules]))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     return set(json.loads(ended.stdout.splitlines()[-1]))
 

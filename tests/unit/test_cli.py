@@ -160,9 +160,7 @@ class TestCheck:
         assert not list(Path("d").iterdir())
 
     def test_with_others_it_is_in_the_report_as_an_error(self, capsys, models):
-        code, out, _ = run(
-            capsys, "check", f"{models}:raising", f"{models}:good", "--in-process", "--report", "d"
-        )
+        code, out, _ = run(capsys, "check", f"{models}:raising", f"{models}:good", "--in-process", "--report", "d")
         assert code == 2
         assert "conforms" in out
         outcomes = [m.outcome for m in Report.model_validate_json(Path("d/report.json").read_text()).models]
@@ -317,9 +315,7 @@ class TestLooking:
         assert code == 2
         assert "did you mean 0.weight?" in err
 
-    @pytest.mark.parametrize(
-        ("text", "parsed"), [("a.b", ("a.b", None)), ("a:0", ("a", 0)), ("a:-1", ("a", -1))]
-    )
+    @pytest.mark.parametrize(("text", "parsed"), [("a.b", ("a.b", None)), ("a:0", ("a", 0)), ("a:-1", ("a", -1))])
     def test_parameters(self, text, parsed):
         assert look.parse_parameter(text) == parsed
 

@@ -48,9 +48,7 @@ FAILING = model_report(
             },
         ),
     ],
-    held_back=[
-        HeldBack(reason="aten.unfold has no rule", slices=12, parameters=900, examples=["a.weight:0"])
-    ],
+    held_back=[HeldBack(reason="aten.unfold has no rule", slices=12, parameters=900, examples=["a.weight:0"])],
     groups=[
         GroupRow(axis="small", kind="channel", size=2, mode="producers", parameters=10, flops=20),
         GroupRow(axis="large", kind="head", size=3, mode="consumers", parameters=1000, flops=20),
@@ -175,9 +173,7 @@ class TestScreen:
 
 
 class TestMarkdown:
-    @pytest.mark.parametrize(
-        "text", ["a|b", "<script>", "[x](y)", "*bold*", "`code`", "# head", "a\nb", "$x$"]
-    )
+    @pytest.mark.parametrize("text", ["a|b", "<script>", "[x](y)", "*bold*", "`code`", "# head", "a\nb", "$x$"])
     def test_user_text_cannot_leave_its_cell(self, text):
         line = table(Table(("name",), ((text,),))).splitlines()[2]
         assert line.startswith("| ")

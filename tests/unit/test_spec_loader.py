@@ -162,9 +162,7 @@ class TestCollections:
     @pytest.fixture
     def register(self, monkeypatch):
         def register(**entries):
-            found = [
-                EntryPoint(name, value, "pruning_conformance.backends") for name, value in entries.items()
-            ]
+            found = [EntryPoint(name, value, "pruning_conformance.backends") for name, value in entries.items()]
             for module in (spec_loader, backend_module):
                 monkeypatch.setattr(module, "entry_points", lambda group: found)
 
@@ -255,18 +253,14 @@ class TestExampleInputs:
 
     def test_what_has_no_batch_is_kept(self):
         table, scalar = torch.randn(5, 3), torch.tensor(2.0)
-        (x, kept, alone, text), _ = ExampleInputs.of("s", (torch.randn(2, 3), table, scalar, "mode"))(
-            4, generator()
-        )
+        (x, kept, alone, text), _ = ExampleInputs.of("s", (torch.randn(2, 3), table, scalar, "mode"))(4, generator())
         assert x.shape == (4, 3)
         assert torch.equal(kept, table)
         assert torch.equal(alone, scalar)
         assert text == "mode"
 
     def test_nested_inputs(self):
-        (pair,), kwargs = ExampleInputs.of("s", (([torch.randn(2, 3)],), {"d": {"y": torch.randn(2)}}))(
-            3, generator()
-        )
+        (pair,), kwargs = ExampleInputs.of("s", (([torch.randn(2, 3)],), {"d": {"y": torch.randn(2)}}))(3, generator())
         assert pair[0].shape == (3, 3)
         assert kwargs["d"]["y"].shape == (3,)
 

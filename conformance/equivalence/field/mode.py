@@ -21,7 +21,7 @@ from conformance.equivalence.field.modulus import Field
 from conformance.equivalence.field.table import FIELD_RULES, Exact, is_residue, mark, storage
 from conformance.errors import UnsupportedOperation
 from conformance.graph.tape import tensors_in
-from conformance.graph.trace import deterministic_forward
+from conformance.graph.trace import decomposed
 from conformance.partition.rules import base_name
 
 _MOVES = frozenset((
@@ -207,6 +207,8 @@ _KEEP = 10**8
 def _residues_of(parameter: torch.nn.Parameter, arithmetic: Field) -> torch.nn.Parameter:
     key = (id(parameter), arithmetic)
     kept = _KEPT.pop(key, None)
+    if torch.is_inference_mode_enabled():  # tensors made here have no version
+        return mark(torch.nn.Parameter(arithmetic.embed(parameter).to(storage(parameter.dtype)), requires_grad=False))  # type: ignore[return-value]
     if kept is None or kept.version != kept.residues._version or not _unchanged(parameter, kept):
         held = arithmetic.embed(parameter).to(storage(parameter.dtype))
         residues: torch.nn.Parameter = mark(torch.nn.Parameter(held, requires_grad=False))  # type: ignore[assignment]
@@ -249,7 +251,7 @@ def execute(
     for leaf in [*tensors_in((args, kwargs)), *twin.parameters(), *twin.buffers()]:
         if leaf.is_floating_point():
             mode.adopt(leaf)
-    with deterministic_forward(), torch.random.fork_rng(devices=[]), mode:
+    with decomposed(), torch.random.fork_rng(devices=[]), mode:
         torch.manual_seed(0)
         outputs = twin(*args, **kwargs)
     if mode.refused is not None:

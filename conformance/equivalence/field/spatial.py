@@ -55,15 +55,17 @@ def resample(e: Exact) -> torch.Tensor:
     for at in range(spatial):
         dim = x.ndim - spatial + at
         old = x.shape[dim]
-        shape = [1] * spatial
-        shape[at] = old
-        basis = torch.eye(old, dtype=torch.float64, device=x.device).view(1, old, *shape)
-        out = [1] * spatial
-        out[at] = size[at]
+        # Two wide along the other axes: torch's antialiasing kernel is wrong for a width of one.
+        shape, out = [2] * spatial, [2] * spatial
+        shape[at], out[at] = 1, size[at]
+        basis = torch.eye(old, dtype=torch.float64, device=x.device)
+        basis = basis.view(1, old, *[old if axis == at else 1 for axis in range(spatial)])
+        basis = basis.repeat(1, 1, *shape)
         given = [
             e.get(name) if not name.startswith("scales") or _axis(name, spatial) == at else None for name in arguments
         ]
-        matrix = e.field.embed(e.op(basis, out, *given).reshape(old, size[at]))
+        made = e.op(basis, out, *given)[0].movedim(1 + at, 1)
+        matrix = e.field.embed(made.reshape(old, size[at], -1)[..., 0])
         x = e.reduce(torch.tensordot(x, matrix, dims=([dim], [0])).movedim(-1, dim))
     return x
 
@@ -94,7 +96,8 @@ def scatter_add(e: Exact) -> torch.Tensor:
 def index_put(e: Exact) -> torch.Tensor:
     """Values written, or with `accumulate` summed, into places given by numbers or masks."""
     accumulate = bool(e.get("accumulate"))
-    made = torch.index_put(e.residue("self"), tuple(e.get("indices")), e.residue("values"), accumulate)
+    run: Any = torch.ops.aten.index_put.default  # takes None for a whole dimension
+    made: torch.Tensor = run(e.residue("self"), e.get("indices"), e.residue("values"), accumulate)
     return e.reduce(made) if accumulate else made
 
 
