@@ -85,10 +85,21 @@ def _layout(tensor: torch.Tensor) -> tuple[object, ...]:
 
 
 def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two views of one storage share an element (exactly, for views of up to 2**22)."""
-    if a.numel() > 1 << 22 or b.numel() > 1 << 22:
+    """Whether two views of one storage share an element: exact for dense and for small views, else True."""
+    (a_first, a_last), (b_first, b_last) = _extent(a), _extent(b)
+    if not a.numel() or not b.numel() or a_last < b_first or b_last < a_first:
+        return False
+    dense = a_last - a_first + 1 == a.numel() or b_last - b_first + 1 == b.numel()
+    if dense or max(a.numel(), b.numel()) > 1 << 18:
         return True
     return bool(np.intersect1d(_places(a), _places(b)).size)
+
+
+def _extent(tensor: torch.Tensor) -> tuple[int, int]:
+    """First and last place in the storage."""
+    first = int(tensor.storage_offset())
+    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return first, first + int(reach)
 
 
 def _places(tensor: torch.Tensor) -> npt.NDArray[np.int64]:
@@ -107,7 +118,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.constants: dict[int, torch.Tensor] = {}
         self._known: dict[int, tuple[torch.Tensor, int]] = {}
         self._storages: dict[int, list[tuple[torch.Tensor, int]]] = {}
-        self._written: list[tuple[int, list[int]]] = []
+        self._written: list[tuple[int, torch.Tensor, list[tuple[torch.Tensor, int]]]] = []
         self._paths = {id(module): name for name, module in reversed(list(model.named_modules()))}
         self._stack: list[str] = []
         for kind, named in (
@@ -196,8 +207,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(target, torch.Tensor):
                 own = self._known[id(target)][1] if id(target) in self._known else -1
                 aliases = self._storages.get(target.untyped_storage()._cdata, [])
-                overlapping = [alias for tensor, alias in aliases if alias != own and _overlap(tensor, target)]
-                self._written.append((index, overlapping))
+                self._written.append((index, target, [entry for entry in aliases if entry[1] != own]))
 
     def finish(self, outputs: tuple[int, ...]) -> tuple[Node, ...]:
         """The nodes, each write annotated with the aliases that are still read after it."""
@@ -208,8 +218,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for index in refs((node.args, node.kwargs)):
                 last_use[index] = max(last_use.get(index, -1), node.index)
         nodes = list(self.nodes)
-        for index, aliases in self._written:
-            stale = tuple(alias for alias in aliases if last_use.get(alias, -1) > index)
+        for index, target, aliases in self._written:
+            stale = tuple(
+                alias for tensor, alias in aliases if last_use.get(alias, -1) > index and _overlap(tensor, target)
+            )
             node = nodes[index]
             nodes[index] = Node(
                 node.index, node.op, node.args, node.kwargs, node.outputs, node.module, node.source, stale

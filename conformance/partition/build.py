@@ -38,7 +38,8 @@ def partition(graph: Graph, pruned: Selection | None = None) -> Groups:
     never: dict[int, tuple[int, str]] = {}
     if weak:
         never = _zero_pass(facts, first, graph, state, producers | consumers)[1]
-    gone = {group: Event(node, reason) for group, (node, reason) in never.items()}
+    # A group that its producers already silence is never zeroed by its readers too.
+    gone = {group: Event(node, reason) for group, (node, reason) in never.items() if group in weak}
     gone |= {group: Event(-1, "fills a whole dimension") for group in _spanning(dims) if group not in gone}
     alive = _renumber(int(first.max(initial=0)), gone)
     modes = [

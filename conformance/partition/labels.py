@@ -166,6 +166,12 @@ class Pass:
             for group in np.unique(-labels[labels < 0]):
                 self.violations.setdefault(int(group), (self.node, reason))
 
+    def forbid_zero(self, labels: Labels, reason: str) -> None:
+        """The operation has no finite value at zero, so these slices may not be silenced first."""
+        if self.final is not None and not is_fixed(labels):
+            for group in np.unique(labels[labels > 0]):
+                self.violations.setdefault(int(group), (self.node, reason))
+
     def contract(self, left: Labels, right: Labels) -> None:
         """A sum of products runs over this dimension: either operand's slice must be zero."""
         self.join(left, right)

@@ -204,6 +204,20 @@ def _transposed_sign(flat: Labels, own_out: Labels, channels: Labels, groups: in
     return zero_if(flat, zero.reshape(-1))
 
 
+_ALIGNED = 8
+"""Grouped products need rows of whole 16 bytes: 8 half-precision numbers."""
+
+
+def _in_blocks(p: Pass, labels: Labels) -> None:
+    """Positions leave in aligned blocks, or not at all."""
+    if labels.size % _ALIGNED:
+        p.fix(labels, "is not a whole number of 16-byte blocks")
+        return
+    blocks = labels.reshape(-1, _ALIGNED)
+    for column in range(1, _ALIGNED):
+        p.join(np.ascontiguousarray(blocks[:, 0]), np.ascontiguousarray(blocks[:, column]))
+
+
 @rule("_grouped_mm")
 def grouped_mm(p: Pass, call: Call) -> list[Dims]:
     """Rows of (n, k) times the matrix of their expert, (experts, k, m), as `offs` says."""
@@ -211,6 +225,8 @@ def grouped_mm(p: Pass, call: Call) -> list[Dims]:
     if a.ndim != 2 or b.ndim != 3:
         return hold_all(p, call, "is a grouped product of an unknown form")
     p.fix(b.dims[0], "is an expert chosen by number")
+    for labels in (a.dims[1], b.dims[1], b.dims[2]):
+        _in_blocks(p, labels)
     _contract(p, a, 1, b, 1)
     rows = zero_if(a.dims[0], np.zeros(a.dims[0].size, dtype=bool))
     return [[rows, _made_by(p, b, b.dims[2], "neuron")]]

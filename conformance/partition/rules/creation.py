@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from conformance.partition.labels import Labelled, Pass, fixed, nonzero
-from conformance.partition.rules.registry import Call, Dims, rule
+from conformance.partition.rules.registry import Call, Dims, hold_all, rule
 
 
 @rule("zeros", "new_zeros", "ones", "new_ones", "full", "new_full", "empty", "new_empty", "empty_like", "zeros_like",
@@ -36,5 +36,5 @@ def _may_shrink(call: Call) -> bool:
       "randint", "randperm", "bernoulli", "normal", "uniform", "rand_like", "randn_like", "exponential",
       "_local_scalar_dense", "item", "result_type")  # fmt: skip
 def numbered(p: Pass, call: Call) -> list[Dims]:
-    """Positions differ by their number or by chance: none may go."""
-    return [[fixed(size) for size in shape] for shape in call.out_shapes]
+    """Positions differ by their number or by chance: none may go, nor any of a tensor they are drawn for."""
+    return hold_all(p, call, "is numbered or drawn at random")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from conformance.partition.labels import Labelled, Labels, Pass, fixed, is_fixed, nonzero, zero_if
-from conformance.partition.rules.registry import Call, Dims, rule
+from conformance.partition.rules.registry import Call, Dims, hold_all, rule
 
 Combine = Callable[[list[np.ndarray[Any, Any]]], np.ndarray[Any, Any]]
 
@@ -49,13 +49,13 @@ ZERO_KEEPING = (
     "neg", "sin", "tan", "asin", "atan", "sinh", "asinh", "atanh", "erf", "erfinv", "expm1", "log1p", "sqrt",
     "square", "sign", "sgn", "floor", "ceil", "round", "trunc", "frac", "softshrink", "hardshrink",
     "clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "lift_fresh_copy", "positive",
-    "nan_to_num", "real", "rad2deg", "deg2rad", "hardtanh", "native_dropout", "dropout",
+    "nan_to_num", "real", "rad2deg", "deg2rad", "dropout",
 )  # fmt: skip
 ZERO_LOSING = (
-    "sigmoid", "hardsigmoid", "exp", "exp2", "log", "log2", "log10", "cos", "cosh", "acos", "rsqrt", "reciprocal",
-    "softplus", "log_sigmoid_forward", "logical_not", "bitwise_not", "isnan", "isinf", "isfinite", "erfc",
-    "threshold", "digamma", "lgamma", "logit",
+    "sigmoid", "hardsigmoid", "exp", "exp2", "cos", "cosh", "acos", "softplus", "log_sigmoid_forward", "logical_not",
+    "bitwise_not", "isnan", "isinf", "isfinite", "erfc", "threshold",
 )  # fmt: skip
+WITHOUT_ZERO = ("log", "log2", "log10", "rsqrt", "reciprocal", "digamma", "lgamma", "logit")
 
 
 @rule(*ZERO_KEEPING)
@@ -69,13 +69,28 @@ def keeps_zero(p: Pass, call: Call) -> list[Dims]:
 def loses_zero(p: Pass, call: Call) -> list[Dims]:
     """f(0) != 0: the slice is no longer zero."""
     x = call.tensors[0]
-    return [[nonzero(labels) for labels in x.dims] for _ in call.out_shapes if len(_) == x.ndim] or [[]]
+    return [[nonzero(labels) for labels in x.dims] for shape in call.out_shapes if shape == x.shape]
 
 
-@rule("clamp", "clamp_min", "clamp_max")
+@rule(*WITHOUT_ZERO)
+def no_value_at_zero(p: Pass, call: Call) -> list[Dims]:
+    """f(0) is not finite: what is zero here cannot be multiplied away later."""
+    for labels in call.tensors[0].dims:
+        p.forbid_zero(labels, "has no finite value where the removed slice is zero")
+    return loses_zero(p, call)
+
+
+@rule("native_dropout")
+def dropout(p: Pass, call: Call) -> list[Dims]:
+    """The values, and the mask of what was kept."""
+    x = call.tensors[0]
+    return [list(x.dims), [nonzero(labels) for labels in x.dims]]
+
+
+@rule("clamp", "clamp_min", "clamp_max", "hardtanh")
 def clamp(p: Pass, call: Call) -> list[Dims]:
     """Zero stays zero when it lies within the bounds."""
-    low, high = call.get("min"), call.get("max")
+    low, high = call.get("min", call.get("min_val")), call.get("max", call.get("max_val"))
     bounds = [bound for bound in (low, high) if isinstance(bound, Labelled)]
     if bounds:
         return [broadcast(p, call.tensors, call.shape, "none")]
@@ -93,8 +108,11 @@ def mul(p: Pass, call: Call) -> list[Dims]:
 def div(p: Pass, call: Call) -> list[Dims]:
     """Zero over anything is zero; anything over a structure is not."""
     tensors = call.tensors
+    below = call["other"]
+    for labels in below.dims if isinstance(below, Labelled) else ():
+        p.forbid_zero(labels, "is divided by")
     if len(tensors) == 1:
-        return keeps_zero(p, call)
+        return loses_zero(p, call) if isinstance(below, Labelled) else keeps_zero(p, call)
     dims = broadcast(p, tensors, call.shape, "none")
     top = tensors[0]
     offset = len(call.shape) - top.ndim
@@ -108,8 +126,8 @@ def div(p: Pass, call: Call) -> list[Dims]:
     ]
 
 
-@rule("add", "sub", "rsub", "maximum", "minimum", "fmax", "fmin", "lerp", "addcmul", "addcdiv", "logical_or",
-      "bitwise_or", "logical_xor", "hypot", "atan2", "copysign", "where", "logaddexp")  # fmt: skip
+@rule("add", "sub", "rsub", "maximum", "minimum", "fmax", "fmin", "lerp", "addcmul", "logical_or", "bitwise_or",
+      "logical_xor", "hypot", "atan2", "copysign", "where")  # fmt: skip
 def add(p: Pass, call: Call) -> list[Dims]:
     """Every operand must be zero; a number added to all positions is not."""
     tensors = call.tensors
@@ -129,19 +147,33 @@ def _sign_of(labels: Labels, sign: Labels) -> Labels:
     return labels if is_fixed(sign) else zero_if(labels, sign > 0)
 
 
+@rule("addcdiv")
+def addcdiv(p: Pass, call: Call) -> list[Dims]:
+    """self + value * tensor1 / tensor2: zero where the first two are."""
+    for labels in call["tensor2"].dims:
+        p.forbid_zero(labels, "is divided by")
+    dims = broadcast(p, call.tensors, call.shape, "none")
+    above = broadcast(p, call.tensors[:2], call.shape, "all")
+    return [[_sign_of(labels, sign) for labels, sign in zip(dims, above, strict=True)]]
+
+
 @rule("pow")
 def power(p: Pass, call: Call) -> list[Dims]:
-    """x**k keeps zero for k > 0."""
+    """x**k keeps zero for k > 0; an exponent that is not known, or negative, has no value there."""
     exponent = call.get("exponent")
     base = call.get("self")
-    if isinstance(base, Labelled) and isinstance(exponent, (int, float)) and exponent > 0:
-        return keeps_zero(p, call)
+    if isinstance(base, Labelled):
+        number = None if isinstance(exponent, Labelled) else exponent
+        if number is not None and number > 0:
+            return keeps_zero(p, call)
+        for labels in base.dims if number != 0 else ():
+            p.forbid_zero(labels, "is raised to a power that has no finite value at zero")
     return [broadcast(p, call.tensors, call.shape, "none")]
 
 
-@rule("eq", "ne", "lt", "le", "gt", "ge", "isclose")
+@rule("eq", "ne", "lt", "le", "gt", "ge", "isclose", "logaddexp")
 def compare(p: Pass, call: Call) -> list[Dims]:
-    """Comparisons: position by position, never known to be zero."""
+    """Position by position, never known to be zero."""
     return [broadcast(p, call.tensors, call.shape, "none")]
 
 
@@ -187,12 +219,16 @@ def copy(p: Pass, call: Call) -> list[Dims]:
     ]]  # fmt: skip
 
 
-@rule("fill", "zero", "fill_diagonal")
+@rule("fill_diagonal")
+def fill_diagonal(p: Pass, call: Call) -> list[Dims]:
+    """Writes where the numbers of the positions agree."""
+    return hold_all(p, call, "is written along its diagonal")
+
+
+@rule("fill", "zero")
 def fill(p: Pass, call: Call) -> list[Dims]:
     """Every position the same number."""
     x = call["self"]
     value = call.get("value", 0)
-    if call.node.op._schema.name == "aten::fill_diagonal_":
-        return [[nonzero(labels) for labels in x.dims]]
     zero = not isinstance(value, Labelled) and value == 0
     return [[np.abs(labels) if zero else nonzero(labels) for labels in x.dims]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conformance.partition.labels import Pass, fixed
+from conformance.partition.labels import Pass, fixed, nonzero
 from conformance.partition.rules.elementwise import broadcast
 from conformance.partition.rules.registry import Call, Dims, hold_all, rule
 
@@ -15,7 +15,7 @@ def embedding(p: Pass, call: Call) -> list[Dims]:
     if weight.static:
         p.producer(weight.dims[1])
         p.kind("embedding", weight.dims[1])
-    return [[*indices.dims, weight.dims[1]]]
+    return [[*(nonzero(labels) for labels in indices.dims), weight.dims[1]]]
 
 
 @rule("index_select")
@@ -24,6 +24,8 @@ def index_select(p: Pass, call: Call) -> list[Dims]:
     x = call["self"]
     dim = x.axis(call["dim"])
     p.fix(x.dims[dim], "is looked up by number")
+    for labels in call["index"].dims:
+        p.fix(labels, "is an index")
     return [[*x.dims[:dim], fixed(call.shape[dim]), *x.dims[dim + 1 :]]]
 
 
@@ -33,7 +35,8 @@ def index(p: Pass, call: Call) -> list[Dims]:
     x, indices = call["self"], list(call["indices"])
     indices += [None] * (x.ndim - len(indices))
     used = [at for at, i in enumerate(indices) if i is not None]
-    if len(indices) != x.ndim:  # a boolean mask over several dimensions
+    width = max((indices[at].ndim for at in used), default=0)
+    if len(call.shape) != width + x.ndim - len(used):  # a boolean mask over several dimensions
         return hold_all(p, call, "is picked by a mask")
     for at in used:
         p.fix(x.dims[at], "is looked up by number")
@@ -50,7 +53,7 @@ def index(p: Pass, call: Call) -> list[Dims]:
 @rule("gather", "take_along_dim")
 def gather(p: Pass, call: Call) -> list[Dims]:
     """Along dim by number; other dimensions must agree with the index, which is data."""
-    x, at = call["self"], call["index"]
+    x, at = call.tensors
     dim = x.axis(call["dim"])
     p.fix(x.dims[dim], "is looked up by number")
     dims = []

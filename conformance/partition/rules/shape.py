@@ -75,8 +75,10 @@ def transpose(p: Pass, call: Call) -> list[Dims]:
     """Two dimensions swapped."""
     x = call["self"]
     dims = list(x.dims)
+    if call.node.op._schema.name == "aten::numpy_T":
+        return [dims[::-1]]
     if x.ndim > 1:
-        a, b = x.axis(call.get("dim0", 0)), x.axis(call.get("dim1", 1))
+        a, b = x.axis(call.get("dim0", call.get("axis0", 0))), x.axis(call.get("dim1", call.get("axis1", 1)))
         dims[a], dims[b] = dims[b], dims[a]
     return [dims]
 
