@@ -30,18 +30,24 @@ def forward(subject: Subject) -> Finding:
     args, kwargs = subject.inputs()
     inputs = tensors_in((args, kwargs))
     before = [tensor.clone() for tensor in inputs]
-    held = {name: tensor.clone() for name, tensor in subject.model.state_dict().items()}
+    # Buffers that are not saved count as well, so this is no state_dict.
+    state = {**dict(subject.model.named_parameters()), **dict(subject.model.named_buffers())}
+    held = {name: tensor.detach().clone() for name, tensor in state.items()}
     with reproducible():
         outputs = tensors_in(subject.model(*args, **kwargs))
     if not outputs:
         raise CheckFailed("the model returns no tensors")
-    if any(not torch.equal(old, new) for old, new in zip(before, inputs, strict=True)):
+    if any(not _same(old, new) for old, new in zip(before, inputs, strict=True)):
         for old, new in zip(before, inputs, strict=True):
             new.copy_(old)
         raise CheckFailed("the forward pass changes its own input")
-    changed = [name for name, tensor in subject.model.state_dict().items() if not _same(held[name], tensor)]
+    now = {**dict(subject.model.named_parameters()), **dict(subject.model.named_buffers())}
+    changed = [name for name in held if name not in now or not _same(held[name], now[name])]
     if changed:
-        subject.model.load_state_dict(held)
+        with torch.no_grad():
+            for name, tensor in now.items():
+                if name in held and tensor.shape == held[name].shape:
+                    tensor.copy_(held[name])
         raise CheckFailed(f"the forward pass changes the model's state in evaluation mode: {', '.join(changed[:3])}")
     if any(output.is_floating_point() and torch.isnan(output).any() for output in outputs):
         raise CheckFailed("the outputs hold NaN")

@@ -135,15 +135,23 @@ def _report(
     subject: Subject, level: int, results: list[CheckResult], outcome: Outcome, reason: str, seconds: float
 ) -> ModelReport:
     facts: dict[str, Any] = {"parameters": parameter_count(subject.model), "subnets": dict(subject.kinds)}
-    traced = any(result.id == "L0.traceable" and result.outcome is Outcome.PASS for result in results)
-    if traced and (level > 0):
+    # Facts stand on the partition: only where its check came to an end can they be had.
+    known = {Outcome.PASS, Outcome.UNSUPPORTED}
+    if any(result.id == "L1.groups" and result.outcome in known for result in results):
         facts |= _facts(subject.groups)
         if outcome is Outcome.PASS:
-            facts["unverified"] = describe_silent(subject.groups, silent_groups(subject.groups))
+            facts["unverified"] = _unverified(subject.groups)
     return ModelReport(
         spec=subject.backend.name, outcome=outcome, reason=reason, level=level, seed=subject.seed, seconds=seconds,
         checks=results, **facts,
     )  # fmt: skip
+
+
+def _unverified(groups: Groups) -> list[str]:
+    try:
+        return describe_silent(groups, silent_groups(groups))
+    except Exception as error:  # noqa: BLE001 - information beside a verdict that stands
+        return [f"which groups never fire could not be measured: {_sentence(error)}"]
 
 
 def _facts(groups: Groups) -> dict[str, Any]:

@@ -73,6 +73,10 @@ def assert_equivalent(
 def field_round(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, seed: int, number: int) -> Verdict:
     """Round `number` of the field oracle: its own prime, random functions and residues for inputs."""
     arithmetic = Field(PRIMES[number % len(PRIMES)], seed=seed + number)
+    flaws = [_without_residue(full), _without_residue(subnet)]
+    if any(flaws):
+        status = Status.UNSUPPORTED if all(flaws) else Status.DIFFERENT
+        return Verdict(status, "field", f"{flaws[0] or flaws[1]}, which has no residue")
     args, kwargs = residues(given, arithmetic, seed + number)
     try:
         left, work = field_mode.run(full, args, kwargs, arithmetic)
@@ -87,6 +91,17 @@ def field_round(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments
     details = {"prime": arithmetic.prime, "operations": work.operations, "nonlinear": work.nonlinear}
     status = Status.DIFFERENT if problem else Status.EQUAL
     return Verdict(status, "field", problem, count, work.contractions, details=details)
+
+
+def _without_residue(model: torch.nn.Module) -> str:
+    """Names state that no ring can stand for: zero times NaN or infinity is not zero. '' where all is well."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
+            return f"{name} holds NaN or infinity"
+    for name, buffer in model.named_buffers():
+        if torch.isnan(buffer).any():  # infinities are masks, and stand for themselves
+            return f"{name} holds NaN"
+    return ""
 
 
 def residues(given: Arguments, arithmetic: Field, seed: int) -> Arguments:

@@ -75,12 +75,18 @@ def _changes(choice: Selection, node: Node) -> bool:
     return False
 
 
-@resizes("view", "_unsafe_view", "reshape", "expand", "new_zeros", "new_ones", "new_full", "new_empty", "zeros", "ones",
-         "full", "empty", "broadcast_to", "_reshape_alias")  # fmt: skip
+@resizes("reshape", "expand", "expand_copy", "broadcast_to", "new_zeros", "new_ones", "new_full", "new_empty", "zeros",
+         "ones", "full", "empty")  # fmt: skip
 def _shape_argument(sizes: Sizes, bound: dict[str, Any]) -> None:
     for name in ("size", "shape"):
         if name in bound:
             bound[name] = sizes.result()
+
+
+@resizes("unflatten")
+def _unflatten(sizes: Sizes, bound: dict[str, Any]) -> None:
+    dim = bound["dim"] % len(sizes.before(bound["self"]))
+    bound["sizes"] = sizes.result()[dim : dim + len(bound["sizes"])]
 
 
 @resizes("empty_strided", "new_empty_strided")
@@ -114,7 +120,7 @@ def _narrow(sizes: Sizes, bound: dict[str, Any]) -> None:
     bound["start"] = first
 
 
-@resizes("split_with_sizes", "unsafe_split_with_sizes")
+@resizes("split_with_sizes", "unsafe_split_with_sizes", "split_with_sizes_copy")
 def _split_sizes(sizes: Sizes, bound: dict[str, Any]) -> None:
     dim = bound.get("dim", 0)
     count = len(bound["split_sizes"])
@@ -137,7 +143,7 @@ def _convolution(sizes: Sizes, bound: dict[str, Any]) -> None:
 def _group_norm(sizes: Sizes, bound: dict[str, Any]) -> None:
     old, new = sizes.before(bound["input"])[1], sizes.operand(bound["input"])[1]
     bound["group"] = bound["group"] * new // old
-    bound["C"] = new
+    bound["N"], bound["C"] = sizes.operand(bound["input"])[:2]
 
 
 @resizes("constant_pad_nd")

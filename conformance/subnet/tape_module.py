@@ -14,16 +14,20 @@ import torch
 from torch.utils import _pytree as pytree
 
 from conformance.errors import ExtractionError
-from conformance.graph.tape import Graph, Ref, refs, replace, tensors_in
+from conformance.graph.tape import Graph, Node, Ref, refs, replace, tensors_in
 from conformance.partition.selection import Selection
 from conformance.subnet.resize import resized
 from conformance.subnet.state import sliced, tensor_at
 
-_SPLITS = {"aten::split", "aten::chunk", "aten::tensor_split", "aten::unsafe_split", "aten::unsafe_chunk"}
-
-
-_VIEWS = {"aten.view.default", "aten._unsafe_view.default"}
+_SPLIT, _UNSAFE_SPLIT = torch.ops.aten.split_with_sizes.default, torch.ops.aten.unsafe_split_with_sizes.default
+_SPLITS = {
+    **dict.fromkeys(("aten::split", "aten::chunk", "aten::tensor_split", "aten::split_copy"), _SPLIT),
+    # Their pieces may be written to in place also where gradients are recorded.
+    **dict.fromkeys(("aten::unsafe_split", "aten::unsafe_chunk"), _UNSAFE_SPLIT),
+}
+_VIEWS = {"aten::view", "aten::_unsafe_view", "aten::view_copy", "aten::_reshape_alias"}
 _RESHAPE = torch.ops.aten.reshape.default
+_SQUEEZE = torch.ops.aten.squeeze.dims
 
 
 class _Holder(torch.nn.Module):
@@ -126,16 +130,15 @@ def _place(root: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
 
 
 def _program(graph: Graph, choice: Selection) -> list[tuple[Any, Any, Any, Any]]:
-    program = []
+    program: list[tuple[Any, Any, Any, Any]] = []
     for node in graph.nodes:
-        if node.op._schema.name in _SPLITS:
-            program.append(_as_sizes(choice, node))
+        replaced = _replaced(graph, choice, node)
+        if replaced is not None:
+            program.append((*replaced, {}, node.outputs))
             continue
-        # Smaller tensors may come out with other strides, on which `view` is stricter than needed.
-        op = _RESHAPE if node.name in _VIEWS else node.op
         bound = resized(graph, choice, node)
         if bound is None:
-            program.append((op, node.args, node.kwargs, node.outputs))
+            program.append((node.op, node.args, node.kwargs, node.outputs))
             continue
         positional = []
         schema = node.op._schema.arguments
@@ -146,18 +149,42 @@ def _program(graph: Graph, choice: Selection) -> list[tuple[Any, Any, Any, Any]]
             if argument.name not in bound:
                 break
             positional.append(bound[argument.name])
-        program.append((op, tuple(positional), {k: v for k, v in bound.items() if k in named}, node.outputs))
+        program.append((node.op, tuple(positional), {k: v for k, v in bound.items() if k in named}, node.outputs))
     return program
 
 
-def _as_sizes(choice: Selection, node: Any) -> tuple[Any, Any, Any, Any]:
+def _replaced(graph: Graph, choice: Selection, node: Node) -> tuple[Any, tuple[Any, ...]] | None:
+    """Another operation, and its arguments, for those that mean something else on smaller tensors."""
+    name = node.op._schema.name
+    if name in _SPLITS:
+        return _as_sizes(choice, node)
+    if name in _VIEWS and "dtype" not in node.name:
+        # Smaller tensors may come out with other strides, on which `view` is stricter than needed.
+        return _RESHAPE, (node.args[0], list(choice.shape(next(refs(node.outputs)))))
+    if name == "aten::squeeze":
+        # A dimension that only becomes 1 by the selection must not go.
+        shape = graph.values[node.args[0].index].shape
+        dims = [dim % max(len(shape), 1) for dim in _dims(node, len(shape))]
+        return _SQUEEZE, (node.args[0], [dim for dim in dims if shape and shape[dim] == 1])
+    return None
+
+
+def _dims(node: Node, rank: int) -> list[int]:
+    """The dimensions a squeeze was asked for."""
+    given = node.args[1:] or tuple(node.kwargs.values())
+    if not given:
+        return list(range(rank))
+    return list(given[0]) if isinstance(given[0], (list, tuple)) else [given[0]]
+
+
+def _as_sizes(choice: Selection, node: Node) -> tuple[Any, tuple[Any, ...]]:
     """Equal pieces may become unequal: split by explicit sizes."""
     arguments = [argument.name for argument in node.op._schema.arguments]
     bound = {**dict(zip(arguments, node.args, strict=False)), **node.kwargs}
     outputs = list(refs(node.outputs))
     dim = bound.get("dim", 0)
     sizes = [choice.shape(index)[dim] for index in outputs]
-    return torch.ops.aten.split_with_sizes.default, (bound["self"], sizes, dim), {}, node.outputs
+    return _SPLITS[node.op._schema.name], (bound["self"], sizes, dim)
 
 
 def _last_use(program: list[tuple[Any, Any, Any, Any]], graph: Graph) -> dict[int, list[int]]:

@@ -71,6 +71,7 @@ class FieldMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.field = arithmetic
         self.exercise = Exercise()
         self.refused: UnsupportedOperation | None = None
+        self.state: set[int] = set()
         self._storages: dict[int, torch.Tensor] = {}
 
     def adopt(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -154,6 +155,8 @@ class FieldMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise UnsupportedOperation(func._schema.name.replace("::", "."), f"residues do not fit {target.dtype}")
         if result is not target:
             target.copy_(result)
+        if target.untyped_storage()._cdata in self.state:
+            _KEPT.clear()  # a forward that writes to parameters: nobody else shall see that
         return self.adopt(target)
 
 
@@ -196,7 +199,6 @@ class _Kept:
     source: weakref.ref[torch.Tensor]
     values: torch.Tensor
     residues: torch.nn.Parameter
-    version: int
 
 
 _KEPT: dict[tuple[int, Field], _Kept] = {}
@@ -207,12 +209,10 @@ _KEEP = 10**8
 def _residues_of(parameter: torch.nn.Parameter, arithmetic: Field) -> torch.nn.Parameter:
     key = (id(parameter), arithmetic)
     kept = _KEPT.pop(key, None)
-    if torch.is_inference_mode_enabled():  # tensors made here have no version
-        return mark(torch.nn.Parameter(arithmetic.embed(parameter).to(storage(parameter.dtype)), requires_grad=False))  # type: ignore[return-value]
-    if kept is None or kept.version != kept.residues._version or not _unchanged(parameter, kept):
+    if kept is None or not _unchanged(parameter, kept):
         held = arithmetic.embed(parameter).to(storage(parameter.dtype))
         residues: torch.nn.Parameter = mark(torch.nn.Parameter(held, requires_grad=False))  # type: ignore[assignment]
-        kept = _Kept(weakref.ref(parameter), parameter.detach().clone(), residues, residues._version)
+        kept = _Kept(weakref.ref(parameter), parameter.detach().clone(), residues)
     _KEPT[key] = kept
     return kept.residues
 
@@ -251,6 +251,7 @@ def execute(
     for leaf in [*tensors_in((args, kwargs)), *twin.parameters(), *twin.buffers()]:
         if leaf.is_floating_point():
             mode.adopt(leaf)
+    mode.state = {parameter.untyped_storage()._cdata for parameter in twin.parameters()}
     with decomposed(), torch.random.fork_rng(devices=[]), mode:
         torch.manual_seed(0)
         outputs = twin(*args, **kwargs)

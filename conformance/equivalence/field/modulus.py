@@ -143,9 +143,10 @@ _ZERO_VALUES: dict[str, float] = {}
 
 
 def _at_zero(name: str, function: Callable[[torch.Tensor], torch.Tensor] | None) -> float:
+    if function is None:
+        return math.nan
     if name not in _ZERO_VALUES:
-        value = math.nan if function is None else float(function(torch.zeros(1, dtype=torch.float64))[0])
-        _ZERO_VALUES[name] = value
+        _ZERO_VALUES[name] = float(function(torch.zeros(1, dtype=torch.float64))[0])
     return _ZERO_VALUES[name]
 
 

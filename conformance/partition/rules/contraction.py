@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from conformance.partition.labels import Labelled, Labels, Pass, fixed, is_fixed, zero_if
+from conformance.partition.labels import Labelled, Labels, Pass, fixed, is_fixed, nonzero, zero_if
 from conformance.partition.rules.registry import Call, Dims, hold_all, rule
 
 
@@ -71,7 +71,8 @@ def _bmm(p: Pass, a: Labelled, b: Labelled) -> Dims:
         p.batch(b.dims[0])
     _contract(p, a, 2, b, 1)
     batch = zero_if(a.dims[0] if not is_fixed(a.dims[0]) else b.dims[0], (a.dims[0] > 0) | (b.dims[0] > 0))
-    return [batch, a.dims[1], _made_by(p, b, b.dims[2], "neuron")]
+    rows = a.dims[1] if b.static else _made_by(p, a, a.dims[1], "neuron")
+    return [batch, rows, _made_by(p, b, b.dims[2], "neuron")]
 
 
 @rule("bmm")
@@ -130,7 +131,8 @@ def convolution(p: Pass, call: Call) -> list[Dims]:
     transposed, groups = call["transposed"], call["groups"]
     for labels in weight.dims[2:]:
         p.fix(labels, "is a kernel extent of a convolution")
-    pointwise = all(size == 1 for size in weight.shape[2:]) and x.shape[2:] == call.shape[2:]
+    pointwise = all(size == 1 for size in (*weight.shape[2:], *call["stride"])) and not any(call["padding"])
+    pointwise &= x.shape[2:] == call.shape[2:]  # a transposed one may pad its output
     for labels in () if pointwise else x.dims[2:]:
         p.fix(labels, "is convolved over")
     channels = _conv_channels(p, x, weight, transposed, groups)
@@ -140,7 +142,7 @@ def convolution(p: Pass, call: Call) -> list[Dims]:
         if pointwise
         else [fixed(size) for size in call.shape[2:]]
     )
-    return [[x.dims[0], channels, *space]]
+    return [[x.dims[0] if bias is None else nonzero(x.dims[0]), channels, *space]]
 
 
 def _conv_channels(p: Pass, x: Labelled, weight: Labelled, transposed: bool, groups: int) -> Labels:
@@ -173,7 +175,7 @@ def _conv_channels(p: Pass, x: Labelled, weight: Labelled, transposed: bool, gro
     if not p.collecting:
         _check_grouped_input(p, x.dims[1], inside, own_in, whole, transposed)
         if transposed:
-            flat = _transposed_sign(flat, own_out, x.dims[1], groups, c_in, c_out)
+            flat = _transposed_sign(flat, own_out, x.dims[1], groups)
     return flat
 
 
@@ -198,9 +200,11 @@ def _check_grouped_input(
     p.require_zero(zero.reshape(-1), "is not zero where a grouped convolution sums it")
 
 
-def _transposed_sign(flat: Labels, own_out: Labels, channels: Labels, groups: int, c_in: int, c_out: int) -> Labels:
-    inputs_zero = np.all(channels.reshape(groups, c_in) > 0, axis=1, keepdims=True)
-    zero = np.broadcast_to(own_out > 0, (groups, c_out)) | inputs_zero
+def _transposed_sign(flat: Labels, own_out: Labels, channels: Labels, groups: int) -> Labels:
+    """Zero where the weight's column is, or where all inputs of the group leave together with the output."""
+    grid = np.abs(flat).reshape(groups, -1)
+    inputs = channels.reshape(groups, -1)
+    zero = (own_out == grid) | np.all(inputs[:, :, None] == grid[:, None, :], axis=1)
     return zero_if(flat, zero.reshape(-1))
 
 

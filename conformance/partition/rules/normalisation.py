@@ -25,7 +25,8 @@ def batch_norm(p: Pass, call: Call) -> list[Dims]:
     """Per channel: everything of the channel goes together."""
     x = call.tensors[0]
     weight, bias, mean, var = (call.get(name) for name in ("weight", "bias", "running_mean", "running_var"))
-    training = bool(call.get("training", call.get("train", False)))
+    always = call.node.op._schema.name == "aten::_batch_norm_with_update"
+    training = always or bool(call.get("training", call.get("train", False)))
     call.not_a_weight(mean, var)
     channels = x.dims[1]
     for tensor in (weight, bias, mean, var):
@@ -47,7 +48,7 @@ def batch_norm(p: Pass, call: Call) -> list[Dims]:
 
 def _statistics(shape: tuple[int, ...], channels: Labels) -> Dims:
     """Saved statistics: per channel when they have one number a channel."""
-    return [channels if size == channels.size else fixed(size) for size in shape]
+    return [nonzero(channels) if size == channels.size else fixed(size) for size in shape]
 
 
 @rule("native_layer_norm", "layer_norm")
@@ -62,8 +63,8 @@ def layer_norm(p: Pass, call: Call) -> list[Dims]:
             if tensor is not None:
                 p.join(x.dims[at], tensor.dims[at - lead])
                 p.fix(tensor.dims[at - lead], "is normalised over by a layer norm")
-    rows = [labels if bias is None else nonzero(labels) for labels in x.dims[:lead]]
-    made: Dims = [*rows, *x.dims[lead:]]
+    rows = [nonzero(labels) for labels in x.dims[:lead]]
+    made: Dims = [*(x.dims[:lead] if bias is None else rows), *x.dims[lead:]]
     return [made, *([*rows, *(fixed(1) for _ in range(count))] for _ in call.out_shapes[1:])]
 
 
@@ -78,7 +79,8 @@ def rms_norm(p: Pass, call: Call) -> list[Dims]:
         if weight is not None:
             p.join(x.dims[at], weight.dims[at - lead])
             p.fix(weight.dims[at - lead], "is normalised over by an RMS norm")
-    return [list(x.dims), *([*x.dims[:lead], *(fixed(1) for _ in range(count))] for _ in call.out_shapes[1:])]
+    rows = [nonzero(labels) for labels in x.dims[:lead]]
+    return [list(x.dims), *([*rows, *(fixed(1) for _ in range(count))] for _ in call.out_shapes[1:])]
 
 
 @rule("native_group_norm", "group_norm")
@@ -102,9 +104,10 @@ def group_norm(p: Pass, call: Call) -> list[Dims]:
         for column in range(1, parts.shape[1]):
             p.join(np.ascontiguousarray(parts[:, 0]), np.ascontiguousarray(parts[:, column]))
     out = _affine_zero(zero_if(base, channels > 0), weight, bias, centred=True)
-    made = [x.dims[0], out, *x.dims[2:]]
-    of_group = fixed(groups) if is_fixed(base) else np.ascontiguousarray(base.reshape(groups, -1)[:, 0])
-    return [made, *([x.dims[0], of_group] for _ in call.out_shapes[1:])]
+    rows = nonzero(x.dims[0])
+    made = [x.dims[0] if bias is None else rows, out, *x.dims[2:]]
+    of_group = fixed(groups) if is_fixed(base) else nonzero(np.ascontiguousarray(base.reshape(groups, -1)[:, 0]))
+    return [made, *([rows, of_group] for _ in call.out_shapes[1:])]
 
 
 @rule("_weight_norm_interface")
@@ -118,4 +121,5 @@ def weight_norm(p: Pass, call: Call) -> list[Dims]:
     line = g.dims[dim] if g.ndim == v.ndim else g.dims[0]
     p.join(v.dims[dim], line)
     # A zero direction has no norm, so the magnitude alone makes the slice zero: its labels go on.
-    return [[line if at == dim else labels for at, labels in enumerate(v.dims)], list(g.dims)]
+    made = [line if at == dim else labels for at, labels in enumerate(v.dims)]
+    return [made, [nonzero(labels) for labels in g.dims]]

@@ -50,14 +50,14 @@ def looks_at_all(p: Pass, call: Call) -> list[Dims]:
     reduced = list(range(x.ndim)) if whole else _reduced(x, call.get("dim"))
     for at in reduced:
         p.fix(x.dims[at], f"is reduced by {name}")
+    keeps = name in {"mean", "amax", "amin", "max", "min", "median", "prod", "std", "var", "topk"}
     results = []
-    for shape in call.out_shapes:
-        if name == "topk":
-            results.append([fixed(size) if at in reduced else x.dims[at] for at, size in enumerate(shape)])
-            continue
+    for place, shape in enumerate(call.out_shapes):
         dims = _collapse(x, reduced, shape)
-        keeps = name in {"mean", "amax", "amin", "max", "min", "median", "prod", "std", "var"}
-        results.append(dims if keeps else [nonzero(labels) for labels in dims])
+        if name == "topk":
+            dims = [fixed(size) if at in reduced else x.dims[at] for at, size in enumerate(shape)]
+        # A second result says where the values were found.
+        results.append(dims if keeps and place == 0 else [nonzero(labels) for labels in dims])
     return results
 
 
@@ -69,9 +69,9 @@ def along(p: Pass, call: Call) -> list[Dims]:
     dim = x.axis(call.get("dim", -1))
     name = call.node.op._schema.name.split("::")[1].lstrip("_")
     p.fix(x.dims[dim], f"is the domain of a {name}")
-    keeps = name in {"cumsum", "cumprod", "sort"}
-    dims = [labels if keeps else nonzero(labels) for labels in x.dims]
-    return [dims for _ in call.out_shapes]
+    other = [nonzero(labels) for labels in x.dims]
+    first = list(x.dims) if name in {"cumsum", "cumprod", "sort"} else other
+    return [first, *(other for _ in call.out_shapes[1:])]
 
 
 def _pool_dims(p: Pass, call: Call) -> Dims:
@@ -100,9 +100,9 @@ _SPATIAL = {
 
 @rule(*_SPATIAL)
 def pool(p: Pass, call: Call) -> list[Dims]:
-    """Pooling, padding by reflection and resampling: a zero channel stays zero."""
+    """Pooling, padding by reflection and resampling: a zero channel stays zero; places are not numbers."""
     dims = _pool_dims(p, call)
-    return [dims for _ in call.out_shapes]
+    return [dims, *([nonzero(labels) for labels in dims] for _ in call.out_shapes[1:])]
 
 
 @rule("grid_sampler_2d", "grid_sampler_3d", "grid_sampler")
