@@ -197,6 +197,8 @@ class Judge:
         """Whether the exact oracle finds no difference."""
         if fault is None:
             return self._runs_equal()
+        if fault.wrong.isnan().any():  # refused before anything runs
+            return pc.equivalent(self.full, self.mutant(fault, fault.wrong), *self.subject.inputs, oracle="field").equal
         held = tensor_at(self.twin, fault.name).data
         right = held.clone()
         held.copy_(FIELD.embed(fault.wrong))

@@ -30,7 +30,7 @@ from conformance.subnet.zero import zero
 
 aten = torch.ops.aten
 TOLERANCE = 1e-12
-"""Relative to the largest number of the result: sums of another order differ in the last bits."""
+"""Relative to the largest number of operands and result: sums of another order differ in the last bits."""
 
 SUMMED = {
     "mm": ("self", "mat2"), "addmm": ("mat1", "mat2"), "bmm": ("self", "mat2"), "baddbmm": ("batch1", "batch2"),
@@ -247,6 +247,7 @@ def _compare_step(
         return
     name = base_name(node.op)
     rule = RULES.get(name)
+    among = _largest(operands)
     moved = rule is not None and rule.__module__.endswith(_MOVING) and name not in _ARITHMETIC
     for (index, mine), (_, full) in zip(_pairs(outputs, small), _pairs(node.outputs, whole), strict=True):
         if index not in read:
@@ -254,8 +255,14 @@ def _compare_step(
         expected = cut(choice, index, full)
         if mine.shape != expected.shape:
             raise Wrong(f"{node.where} gives {tuple(mine.shape)}, the labels say {tuple(expected.shape)}")
-        if not same(expected, mine, 0 if moved else TOLERANCE):
+        if not same(expected, mine, 0 if moved else TOLERANCE, among):
             raise Wrong(f"{node.where} on the cut operands does not give the cut result")
+
+
+def _largest(operands: dict[int, Any]) -> float:
+    """The largest finite number: what rounding of a sum is relative to, also where the sum cancels."""
+    sizes = [t.abs().nan_to_num(0, 0, 0).max() for t in operands.values() if t.is_floating_point() and t.numel()]
+    return max((float(size) for size in sizes), default=0.0)
 
 
 _MOVING = (".shape", ".indexing", ".creation")
@@ -267,8 +274,8 @@ _ARITHMETIC = frozenset(
 _UNDEFINED = frozenset(("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"))
 
 
-def same(expected: torch.Tensor, got: torch.Tensor, tolerance: float) -> bool:
-    """Equal up to `tolerance` times the largest expected number; infinities and NaNs in the same places."""
+def same(expected: torch.Tensor, got: torch.Tensor, tolerance: float, among: float = 0.0) -> bool:
+    """Equal up to `tolerance` times the largest of `among` and expected; infinities and NaNs in the same places."""
     if expected.dtype != got.dtype or expected.shape != got.shape:
         return False
     if not (expected.is_floating_point() or expected.is_complex()) or not tolerance:
@@ -282,7 +289,7 @@ def same(expected: torch.Tensor, got: torch.Tensor, tolerance: float) -> bool:
         return False
     if not finite.any():
         return True
-    scale = float(expected[finite].abs().max())
+    scale = max(float(expected[finite].abs().max()), among)
     return float((expected[finite] - got[finite]).abs().max()) <= tolerance * max(scale, 1e-300)
 
 
@@ -298,10 +305,16 @@ def check_whole(
     torch.default_generator.manual_seed(0)
     got = GraphSubnet(graph, choice)(*graph.args, **graph.kwargs)
     pairs = zip(_leaves(expected), _leaves(got), strict=True)
+    ends = [
+        operands
+        for node, operands, _ in steps(graph, full, _inputs(graph))
+        if set(refs(node.outputs)) & set(graph.outputs)
+    ]
+    summed = max((_largest(operands) for operands in ends), default=0.0)
     for number, (one, other) in enumerate(pairs):
         if one.is_floating_point() and not torch.isfinite(one).all():
             raise Wrong(f"output {number} of the zeroed model is not finite")
-        if not same(one, other, TOLERANCE):
+        if not same(one, other, TOLERANCE, summed):
             raise Wrong(f"output {number} of the subnet differs from the zeroed model by {(one - other).abs().max()}")
 
 

@@ -186,7 +186,7 @@ class TestCollections:
 
     def test_one_that_cannot_be_imported(self, register):
         register(theirs="no_module_of_this_name:collection")
-        assert "theirs:net cannot be used: No module named" in refusal("theirs:net")
+        assert "theirs:net cannot be used: ModuleNotFoundError: No module named" in refusal("theirs:net")
 
     def test_an_unknown_collection(self, register):
         register(theirs="x:y")
