@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from backends.common import Draw
 from backends.transformers_records.record import Config, Record, pixels, vit
 
 _VIT = ("transformer", "attention", "vision")
@@ -38,7 +39,8 @@ RECORDS = [
     _classifier("dinov2-swiglu", "Dinov2", {**_DINO, "use_swiglu_ffn": True}),
     Record("dinov3", "DINOv3ViTModel", vit(hidden_size=48, num_register_tokens=2), pixels(), "features",
            tags=_VIT),
-    Record("vit-mae", "ViTMAEModel", vit(mask_ratio=0.0), pixels(), "features", tags=_VIT),
+    # Patches are shuffled by noise, which is random unless it is given.
+    Record("vit-mae", "ViTMAEModel", vit(mask_ratio=0.5), (*pixels(), Draw((16,), "noise")), "features", tags=_VIT),
     _classifier("ijepa", "IJepa", vit()),
     _classifier("swin", "Swin", _SWIN, size=32),
     _classifier("swinv2", "Swinv2", _SWIN, size=32),
