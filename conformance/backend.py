@@ -30,6 +30,7 @@ class Backend:
     the CPU with random weights; it must not read a seed of its own (the caller seeds torch).
     inputs(batch, generator) draws one set of example inputs of that batch size, on the CPU.
     size is `tiny` (seconds to check) or `full`. tags are free words such as `cnn`, `attention`.
+    input_shape (without the batch) is set when the user asked for another one than the record's.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Backend:
     task: str = "classification"
     size: str = "full"
     tags: frozenset[str] = frozenset()
+    input_shape: tuple[int, ...] | None = None
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ The last two run the user's own code. The callable takes no arguments and return
 from __future__ import annotations
 
 import copy
+import dataclasses
 import difflib
 import importlib
 import importlib.util
@@ -45,6 +46,10 @@ def load(spec: str, input_shape: tuple[int, ...] | None = None) -> Backend:
     The user's callable runs once here, so that what is wrong with it is said before any check.
     Raises UsageError, one sentence, for everything that keeps the model from being loaded.
     """
+    return dataclasses.replace(_load(spec, input_shape), input_shape=input_shape)
+
+
+def _load(spec: str, input_shape: tuple[int, ...] | None) -> Backend:
     kind, left, right = locate(spec)
     if kind == "collection":
         return collection(left).get(right, input_shape)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch.utils import _pytree as pytree
 
-from conformance.graph.tape import refs
+from conformance.graph.tape import Graph, refs
 from conformance.graph.trace import decomposed
 from conformance.partition.groups import Groups
 from conformance.partition.rules import base_name
@@ -27,7 +27,7 @@ def silent_groups(groups: Groups) -> npt.NDArray[np.int64]:
     read = np.zeros(groups.count + 1, dtype=bool)
     args, kwargs = pytree.tree_map_only(torch.Tensor, lambda leaf: leaf.clone(), (graph.args, graph.kwargs))
     env: dict[int, torch.Tensor] = {}
-    state = set(graph.names.values())
+    static = _static(graph)
     with decomposed(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for step, _ in whole.replay(env, *args, **kwargs):
@@ -35,9 +35,18 @@ def silent_groups(groups: Groups) -> npt.NDArray[np.int64]:
             if base_name(node.op) not in _READERS:
                 continue
             for index in refs((node.args, node.kwargs)):
-                if index not in state:
+                if index not in static:
                     _look(groups, index, env[index], live, read)
     return np.flatnonzero(read & ~live)
+
+
+def _static(graph: Graph) -> set[int]:
+    """Values that do not depend on the inputs: weights, also transposed or cut ones."""
+    moving = set(graph.inputs)
+    for node in graph.nodes:
+        if any(index in moving for index in refs((node.args, node.kwargs))):
+            moving.update(refs(node.outputs))
+    return set(range(len(graph.values))) - moving
 
 
 def _look(

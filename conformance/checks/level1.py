@@ -24,7 +24,9 @@ def groups_found(subject: Subject) -> Finding:
     groups = subject.groups
     if not groups.count:
         rows = held_rows(groups)
-        worst = f", most by this: {rows[0].reason}" if rows else ""
+        # Kernels are never a removable width: the reason a reader looks for is another one.
+        telling = [row for row in rows if "kernel extent" not in row.reason] or rows
+        worst = f", most by this: {telling[0].reason}" if telling else ""
         raise CheckUnsupported(f"no group was found: everything is held back{worst}")
     if partition(subject.graph).fingerprint != groups.fingerprint:
         raise CheckFailed("two partitions of the same graph differ")

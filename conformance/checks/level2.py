@@ -80,6 +80,8 @@ def other_batch(subject: Subject) -> Finding:
 def same_class(subject: Subject) -> Finding:
     """The subnet keeps the model's own class."""
     pair = subject.pair(subject.groups.sample(0.5, subject.seed))
+    if not pair.verdict.equal:
+        raise CheckUnsupported(f"no subnet was found to be equal: {pair.verdict.reason}")
     if pair.subnet.kind == GRAPH:
         raise CheckUnsupported("the sizes are constants in the model's code: the subnet is a traced graph")
     return Finding(1, details={"kind": SAME_CLASS})

@@ -111,7 +111,11 @@ class Subject:
         details: dict[str, Any] = {
             "selection_size": len(choice),
             "oracle": verdict.oracle,
-            "selection": choice.slices() if len(choice) <= 16 else f"{len(choice)} groups",
+            "selection": "nothing"
+            if not choice.removed
+            else choice.slices()
+            if len(choice) <= 16
+            else f"{len(choice)} groups",
             "repeat": self.command,
         }
         if verdict.max_abs is not None:

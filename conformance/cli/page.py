@@ -99,8 +99,8 @@ def _models(result: SetResult) -> Table:
             report.spec,
             VERDICTS[report.outcome],
             count(report.parameters) if report.parameters else "",
-            f"{report.removable_parameters:.1%}" if report.parameters else "",
-            kinds(report) if report.parameters else "",
+            f"{report.removable_parameters:.1%}" if report.trace_device else "",
+            kinds(report) if report.trace_device else "",
             f"{report.seconds:.1f}",
             report.reason or _failing(report),
         )

@@ -76,10 +76,16 @@ def headline(model: ModelReport) -> str:
     return f"{model.spec} {VERDICTS[model.outcome]}{reason} ({', '.join(parts)})"
 
 
+def overview(model: ModelReport) -> str:
+    """One sentence about a model that was looked at, not checked."""
+    groups = f"{sum(model.kinds.values())} groups in {len(model.groups)} axes" if model.groups else model.reason
+    return f"{model.spec}: {groups} ({model.seconds:.1f} s)"
+
+
 def facts(model: ModelReport) -> list[tuple[str, str]]:
-    """Name and value of what is known of the model besides its checks; empty when it never ran."""
-    if not model.parameters and not model.kinds:
-        return []
+    """Name and value of what is known of the model besides its checks; empty when it was never built."""
+    if not model.trace_device:  # nothing was measured of its groups
+        return [("parameters", count(model.parameters))] if model.parameters else []
     found = [
         ("parameters", f"{count(model.parameters)}, {model.removable_parameters:.1%} of them removable"),
         ("FLOPs", count(model.flops)),
@@ -87,9 +93,7 @@ def facts(model: ModelReport) -> list[tuple[str, str]]:
     ]
     if model.subnets:
         found.append(("subnets", ", ".join(f"{kind} {n}" for kind, n in sorted(model.subnets.items()))))
-    if model.trace_device:
-        found.append(("traced on", model.trace_device))
-    return found
+    return [*found, ("traced on", model.trace_device)]
 
 
 def group_table(model: ModelReport) -> Table:
@@ -133,8 +137,8 @@ def summary_table(models: Iterable[ModelReport]) -> Table:
                 model.spec,
                 VERDICTS[model.outcome],
                 count(model.parameters) if model.parameters else "",
-                f"{model.removable_parameters:.1%}" if model.parameters else "",
-                kinds(model) if model.parameters else "",
+                f"{model.removable_parameters:.1%}" if model.trace_device else "",
+                kinds(model) if model.trace_device else "",
                 f"{model.seconds:.1f}",
                 model.reason,
             )

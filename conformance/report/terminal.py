@@ -21,6 +21,7 @@ from conformance.report.build import (
     group_table,
     headline,
     held_back_table,
+    overview,
     unhappy,
 )
 from conformance.report.schema import ModelReport, Outcome
@@ -127,25 +128,37 @@ def _columns(content: Table) -> list[str]:
     return ["  ".join(cell(text, i) for i, text in enumerate(line)).rstrip() for line in lines]
 
 
-def show_model(screen: Screen, model: ModelReport, *, all_groups: bool = False) -> None:
+def show_model(screen: Screen, model: ModelReport) -> None:
     """One model in full: verdict, facts, failing checks with their counterexamples, tables."""
     screen.line(headline(model), STYLES[model.outcome])
-    for name, value in facts(model):
-        screen.line(f"  {name}: {value}")
-    if model.groups:
-        screen.line()
-        _show_groups(screen, model, None if all_groups else _ROWS_AT_ONCE)
-    if model.held_back:
-        screen.line()
-        screen.table(held_back_table(model))
+    _show_tables(screen, model, _ROWS_AT_ONCE)
     if model.checks:
         screen.line()
         screen.table(check_table(model))
     if model.unverified:
         shown = ", ".join(model.unverified[:_ROWS_AT_ONCE])
         more = len(model.unverified) - _ROWS_AT_ONCE
-        screen.line(f"  never active in any input tried, so not verified: {shown}" + _more(more), "yellow")
+        screen.line(
+            f"  never active in any input tried, so not verified in floating point: {shown}" + _more(more), "yellow"
+        )
     show_failures(screen, model)
+
+
+def show_partition(screen: Screen, model: ModelReport) -> None:
+    """What can be removed from a model and what cannot, without a verdict."""
+    screen.line(overview(model))
+    _show_tables(screen, model, None)
+
+
+def _show_tables(screen: Screen, model: ModelReport, most_groups: int | None) -> None:
+    for name, value in facts(model):
+        screen.line(f"  {name}: {value}")
+    if model.groups:
+        screen.line()
+        _show_groups(screen, model, most_groups)
+    if model.held_back:
+        screen.line()
+        screen.table(held_back_table(model))
 
 
 def show_model_briefly(screen: Screen, model: ModelReport) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 import conformance as pc
 from conformance.backend import Backend
 from conformance.checks.registry import Check, checks
+from conformance.checks import activity
 from conformance.checks.runner import _run, check, describe_groups, explain
 from conformance.checks.subject import Pair, Subject, prepare
 from conformance.equivalence.compare import equivalent
@@ -418,7 +419,8 @@ class TestBadModels:
         report = reports(lambda: nn.Conv2d(3, 4, 3))
         assert report.outcome is UNSUPPORTED
         assert report.held_back
-        assert report.held_back[0].reason in report.reason
+        assert report.held_back[0].reason.startswith("is a kernel extent")
+        assert report.reason.endswith("most by this: is an output of the model"), "a kernel is no reason"
         assert not report.groups
 
     def test_an_operation_without_an_exact_rule_is_no_pass(self):
@@ -475,7 +477,8 @@ class TestLooking:
     def test_describe_groups(self):
         report = describe_groups(backend_of(Net))
         assert [row.size for row in report.groups] == [12, 10]
-        assert describe_groups(backend_of(lambda: nn.Conv2d(3, 4, 1))).outcome is Outcome.FAIL
+        empty = describe_groups(backend_of(lambda: nn.Conv2d(3, 4, 1)))
+        assert (empty.groups, empty.reason) == ([], "no group was found: nothing can be pruned")
 
     def test_explain(self):
         assert explain(backend_of(Net), parameter="conv.weight", dim=0)
@@ -504,3 +507,31 @@ class TestLibraryDoor:
         assert result(report, "L2.batch").outcome is Outcome.PASS, result(report, "L2.batch").message
         assert report.outcome is Outcome.PASS, report.reason
         assert set(report.subnets) >= {GRAPH}
+
+
+class TestSilentGroups:
+    """Channels that are zero wherever they are read, also where a transposed weight stands beside them."""
+
+    @pytest.mark.parametrize(
+        ("layers", "x"),
+        [
+            ((nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.ones(2, 6)),
+            ((nn.Conv1d(6, 8, 1), nn.ReLU(), nn.Conv1d(8, 3, 1)), torch.ones(2, 6, 5)),
+        ],
+    )
+    def test_are_found(self, layers, x):
+        net = nn.Sequential(*layers)
+        with torch.no_grad():
+            net[0].weight.abs_().add_(0.1)
+            net[0].bias[[1, 4]] = -1000
+        groups = pc.partition(pc.trace(net.eval(), x))
+        assert activity.silent_groups(groups).tolist() == [2, 5]
+
+
+def test_what_to_type_to_see_it_again():
+    backend = dataclasses.replace(backend_of(made(_deaf)), input_shape=(3, 6, 6))
+    report = check(backend, seed=4, dtype="float64", only=("L2.random-50",))
+    told = result(report, "L2.random-50").details["repeat"]
+    assert told == (
+        "conformance check test:net --level 2 --seed 4 --input-shape 3,6,6 --dtype float64 --only L2.random-50"
+    )

@@ -16,7 +16,7 @@ from conformance.report.environment import engine_digest, environment, installed
 from conformance.report.files import append_line, make_folder, write_report, write_together
 from conformance.report.markdown import code, escape, fenced, report_markdown, table
 from conformance.report.schema import CheckResult, GroupRow, HeldBack, ModelReport, Outcome, Report
-from conformance.report.terminal import Screen, show_model
+from conformance.report.terminal import Screen, show_model, show_partition
 
 
 def check_result(outcome=Outcome.PASS, **fields) -> CheckResult:
@@ -63,9 +63,9 @@ def report_of(*models) -> Report:
     return build_report(models, command=["conformance", "check", "x y"], environment={"torch": "2"})
 
 
-def shown(model, *, plain=True, **arguments) -> str:
+def shown(model, *, plain=True, show=show_model) -> str:
     stream = io.StringIO()
-    show_model(Screen(stream, plain=plain), model, **arguments)
+    show(Screen(stream, plain=plain), model)
     return stream.getvalue()
 
 
@@ -145,7 +145,7 @@ class TestScreen:
         model = model_report(groups=rows)
         assert "and 25 more axes: conformance groups handmade:net" in shown(model)
         assert "axis39" not in shown(model)
-        assert "axis39" in shown(model, all_groups=True)
+        assert "axis39" in shown(model, show=show_partition)
 
     @pytest.mark.parametrize("name", ["CI", "NO_COLOR"])
     def test_plain_when_asked(self, monkeypatch, name):
