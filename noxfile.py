@@ -109,5 +109,5 @@ def zoo(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def benchmark(session: nox.Session) -> None:
-    """How long the engine takes; arguments go to pytest."""
+    """How long the engine takes beside others; `-- --table docs/performance.md` renews the figures there."""
     python(session, "pytest", "tests/benchmarks", *session.posargs)

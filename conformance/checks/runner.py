@@ -43,14 +43,15 @@ def check(
         raise UsageError(f"levels go from 0 to 2, not {level}")
     todo = [item for item in checks() if item.level <= level]
     todo = [item for item in todo if item.level < 2 or any(fnmatch(item.id, pattern) for pattern in only)]
-    if level == 2 and not any(item.level == 2 for item in todo):
-        raise UsageError(f"no check of level 2 matches {', '.join(only)}")
+    for pattern in only:
+        if not any(item.level == 2 and fnmatch(item.id, pattern) for item in checks()):
+            raise UsageError(f"no check of level 2 matches {pattern!r}")
     start = time.perf_counter()
     try:
         subject = prepare(backend, seed, device, dtype)
     except UsageError:
         raise
-    except Exception as error:  # noqa: BLE001 - the builder is the user's code
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the builder is the user's code
         reason = f"the model could not be built: {_sentence(error)}"
         return ModelReport(
             spec=backend.name, outcome=Outcome.ERROR, reason=reason, level=level, seed=seed,
@@ -116,7 +117,7 @@ def _run(item: Check, subject: Subject) -> CheckResult:
         outcome, message, details = Outcome.UNSUPPORTED, str(failure), failure.details
     except ConformanceError as error:
         outcome, message, details = Outcome.FAIL, str(error), {"repeat": subject.command}
-    except Exception as error:  # noqa: BLE001 - every exception becomes an outcome
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - every exception becomes an outcome
         # L0 runs the user's forward: what it raises is the model's. Later, it is ours.
         outcome = Outcome.FAIL if item.level == 0 else Outcome.ERROR
         prefix = "the forward pass raised " if item.level == 0 else ""

@@ -111,11 +111,7 @@ class Subject:
         details: dict[str, Any] = {
             "selection_size": len(choice),
             "oracle": verdict.oracle,
-            "selection": "nothing"
-            if not choice.removed
-            else choice.slices()
-            if len(choice) <= 16
-            else f"{len(choice)} groups",
+            "selection": _named(choice),
             "repeat": self.command,
         }
         if verdict.max_abs is not None:
@@ -124,6 +120,13 @@ class Subject:
         if verdict.status is Status.UNSUPPORTED:
             raise CheckUnsupported(text, **details)
         raise CheckFailed(text, **details)
+
+
+def _named(choice: Selection) -> Any:
+    """Which slices a selection removes, or how many groups when those are many."""
+    if not choice.removed:
+        return "nothing"
+    return choice.slices() if len(choice) <= 16 else f"{len(choice)} groups"
 
 
 def prepare(backend: Backend, seed: int, device: str, dtype: str | None) -> Subject:

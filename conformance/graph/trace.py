@@ -305,7 +305,7 @@ def trace(
             return _record(model, args, kwargs, "meta")
         except TraceError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             # Code that reads tensor values cannot run on meta; the real pass below decides
             # whether the model itself is at fault.
             if device == "meta":
@@ -314,10 +314,10 @@ def trace(
         return _record(model, args, kwargs, None)
     except TraceError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TraceError(f"the model's forward raised {_sentence(error)}") from error
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     first = str(error).strip().splitlines()
     return f"{type(error).__name__}: {first[0] if first else 'no message'}"
