@@ -204,3 +204,17 @@ def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     yield
     for name in ("conformance.checks.registry", "conformance.checks.runner", "fake_engine"):
         sys.modules.pop(name, None)
+
+
+# -- how many examples the property tests draw --------------------------------------------------------
+
+import hypothesis
+
+# `dev` looks for something new each time, `ci` gives every run the same examples, `nightly` takes hours.
+# None keeps a database of examples: what fails prints a line that repeats it.
+hypothesis.settings.register_profile("dev", max_examples=5, deadline=None, database=None, print_blob=True)
+hypothesis.settings.register_profile(
+    "ci", max_examples=20, deadline=None, database=None, print_blob=True, derandomize=True
+)
+hypothesis.settings.register_profile("nightly", max_examples=400, deadline=None, database=None, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))

@@ -56,10 +56,12 @@ def _dimension(groups: Groups, parameter: str, index: int, dim: int) -> list[str
         )
         lines.append(f"    leaves together with: {', '.join(_together(groups, members, parameter, dim))}")
     held = groups.held[index, dim]
-    for event in np.unique(held[held >= 0]):
-        count = int((held == event).sum())
-        lines.append(f"    {count} held back: {reason(groups, groups.events[event])}")
-    return lines
+    # Every group that is never zero has an event of its own; alike ones are told once.
+    counts: dict[str, int] = {}
+    for event, count in zip(*np.unique(held[held >= 0], return_counts=True), strict=True):
+        text = reason(groups, groups.events[event])
+        counts[text] = counts.get(text, 0) + int(count)
+    return [*lines, *(f"    {count} held back: {text}" for text, count in counts.items())]
 
 
 def _together(groups: Groups, members: np.ndarray, parameter: str, dim: int) -> list[str]:

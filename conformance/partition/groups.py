@@ -129,7 +129,12 @@ class Groups:
         """
         from conformance.partition.selection import Selection
 
-        groups = np.unique(np.asarray(removed, dtype=np.int64))
+        given = np.asarray(removed)
+        if given.size and not np.issubdtype(given.dtype, np.integer):
+            raise SelectionError(f"group numbers are whole numbers, not {given.dtype}")
+        groups = np.unique(given.astype(np.int64))
+        if groups.size and not self.count:
+            raise SelectionError("the model has no groups to select")
         if groups.size and (groups[0] < 1 or groups[-1] > self.count):
             raise SelectionError(f"group numbers go from 1 to {self.count}, got {groups[0]} to {groups[-1]}")
         if self.emptied(groups).size:
@@ -157,6 +162,10 @@ class Groups:
         """
         if not 0 <= fraction <= 1:
             raise SelectionError(f"fraction must lie in [0, 1], got {fraction}")
+        for given, known in ((kinds or (), KINDS), (modes, (PRODUCERS, CONSUMERS))):
+            for name in given:
+                if name not in known:
+                    raise SelectionError(f"there are {', '.join(known)}, but no {name!r}")
         rng = np.random.default_rng(seed)
         order = rng.permutation(self.count) + 1
         allowed = np.array(

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from conformance.errors import SelectionError
 from conformance.partition.groups import Groups
 
 FORMAT = "pruning-conformance/selection"
 VERSION = 1
+
+Position = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -106,36 +109,45 @@ class Selection:
     def from_json(cls, text: str, groups: Groups) -> Selection:
         """Read `to_json` back for a model with the same groups.
 
+        What must fit are the slices; the fingerprint only says which model and inputs they came from.
         Raises SelectionError, naming what does not fit.
         """
-        data = _checked(text)
+        slices = _checked(text)
         removed: set[int] = set()
-        for name, dims in data["slices"].items():
+        for name, dims in slices.items():
             if name not in groups.graph.names:
                 raise SelectionError(f"the model has no parameter or buffer named {name}")
             lines = groups.dims[groups.graph.names[name]]
             for dim, positions in dims.items():
-                if int(dim) >= len(lines) or max(positions, default=0) >= lines[int(dim)].size:
+                if dim >= len(lines) or max(positions, default=0) >= lines[dim].size:
                     raise SelectionError(f"{name} has no such positions in dimension {dim}")
-                numbers = lines[int(dim)][positions]
+                numbers = lines[dim][positions]
                 if (numbers == 0).any():
                     raise SelectionError(
                         f"{name} dimension {dim}: position {positions[int(numbers.argmin())]} is held back"
                     )
                 removed.update(numbers.tolist())
         selection = groups.select(sorted(removed))
-        if selection.slices() != {n: {int(d): p for d, p in v.items()} for n, v in data["slices"].items()}:
+        if selection.slices() != slices:
             raise SelectionError("the slices are not whole groups of this model")
         return selection
 
 
-def _checked(text: str) -> dict[str, Any]:
+class _Text(BaseModel):
+    """What `to_json` writes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["pruning-conformance/selection"]
+    version: Literal[1]
+    fingerprint: str
+    slices: dict[str, dict[Position, list[Annotated[int, Strict(), Field(ge=0)]]]]
+
+
+def _checked(text: str) -> dict[str, dict[int, list[int]]]:
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise SelectionError(f"not a selection: {error}") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise SelectionError(f"not a selection: its format is not {FORMAT}")
-    if data.get("version") != VERSION:
-        raise SelectionError(f"selection version {data.get('version')} is not {VERSION}")
-    return data
+        return _Text.model_validate_json(text).slices
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise SelectionError(f"not a selection: {place + ': ' if place else ''}{first['msg']}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -14,8 +15,9 @@ from conformance.graph.trace import trace
 from conformance.partition.rules import base_name
 from conformance.partition.selection import Selection
 from conformance.subnet.repair import Option, assign, attempts, options, repair_known, size_changes
+from conformance.subnet.resize import resized
 from conformance.subnet.state import check_state, slice_state
-from conformance.subnet.tape_module import GraphSubnet
+from conformance.subnet.tape_module import _SPLITS, GraphSubnet
 
 SAME_CLASS, GRAPH = "same class", "graph"
 
@@ -83,7 +85,10 @@ def _plan_matches(module: torch.nn.Module, graph: Graph, choice: Selection) -> b
     if len(mine) != len(theirs):
         return False
     for one, other in zip(mine, theirs, strict=True):
-        if one.op is not other.op or _floats(one) != _floats(other):
+        if one.op is not other.op:
+            return False
+        # The sizes of equal pieces are no numbers of the operation: the shapes below say them.
+        if one.op._schema.name not in _SPLITS and _numbers(one) != _numbers(other, resized(graph, choice, other)):
             return False
         shapes = [seen.values[index].shape for index in refs(one.outputs)]
         if shapes != [choice.shape(index) for index in refs(other.outputs)]:
@@ -91,8 +96,16 @@ def _plan_matches(module: torch.nn.Module, graph: Graph, choice: Selection) -> b
     return [seen.values[i].shape for i in seen.outputs] == [graph.values[i].shape for i in graph.outputs]
 
 
-def _floats(node: Node) -> list[float]:
-    return [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, float)]
+def _numbers(node: Node, bound: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The arguments that are no tensors and not where to make them; `bound` are those of the subnet."""
+    if bound is None:
+        names = [argument.name for argument in node.op._schema.arguments]
+        bound = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    return {
+        name: list(value) if isinstance(value, (list, tuple)) else value
+        for name, value in bound.items()
+        if name not in ("device", "pin_memory") and not any(True for _ in refs(value)) and value is not None
+    }
 
 
 def extract(model: torch.nn.Module, choice: Selection) -> torch.nn.Module:

@@ -139,14 +139,17 @@ def _convolution(sizes: Sizes, bound: dict[str, Any]) -> None:
         bound["groups"] = sizes.operand(x)[1] // per_group
 
 
-@resizes("native_group_norm")
+@resizes("native_group_norm", "group_norm")
 def _group_norm(sizes: Sizes, bound: dict[str, Any]) -> None:
     old, new = sizes.before(bound["input"])[1], sizes.operand(bound["input"])[1]
+    if "num_groups" in bound:
+        bound["num_groups"] = bound["num_groups"] * new // old
+        return
     bound["group"] = bound["group"] * new // old
     bound["N"], bound["C"] = sizes.operand(bound["input"])[:2]
 
 
-@resizes("constant_pad_nd")
+@resizes("constant_pad_nd", "pad")
 def _pad(sizes: Sizes, bound: dict[str, Any]) -> None:
     x: Ref = bound["self"]
     pads = list(bound["pad"])

@@ -192,3 +192,16 @@ class TestGraphSubnet:
 
     def test_the_original_is_unchanged(self, graph):
         assert all(torch.equal(graph.before[key], tensor) for key, tensor in graph.model.state_dict().items())
+
+
+class TestNumbersThatOnlyLookLikeWidths:
+    """A kernel, or a stride, that equals a pruned width is none."""
+
+    @pytest.mark.parametrize("layers", [1, 2])
+    def test_pooling_stays_as_it_is(self, layers):
+        convs = [torch.nn.Conv1d(2, 2, 1) for _ in range(layers)]
+        net = torch.nn.Sequential(*convs, torch.nn.MaxPool1d(2), torch.nn.Flatten(), torch.nn.Linear(2, 3)).eval()
+        x = torch.randn(1, 2, 2)
+        groups = pc.partition(pc.trace(net, x))
+        pool = pc.extract(net, groups.select([1]))[layers]
+        assert (pool.kernel_size, pool.stride) == (2, 2)

@@ -88,18 +88,10 @@ def kernels_of_other_devices():
         yield
 
 
-# Nothing traced holds it (it arrives as native_group_norm), but its number of groups should follow the channels.
-UNFINISHED = {("group_norm", 0): pytest.mark.xfail(reason="num_groups is not resized", strict=True)}
-
-
 @pytest.mark.usefixtures("kernels_of_other_devices")
 @pytest.mark.parametrize(
     ("name", "place"),
-    [
-        pytest.param(name, place, marks=UNFINISHED.get((name, place), ()))
-        for name, cases in CASES.items()
-        for place in range(len(cases))
-    ],
+    [(name, place) for name, cases in CASES.items() for place in range(len(cases))],
 )
 def test_against_reduced_tensors(name, place):
     strict, loose = check_case(CASES[name][place])

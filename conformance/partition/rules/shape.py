@@ -237,7 +237,10 @@ def constant_pad(p: Pass, call: Call) -> list[Dims]:
             p.fix(dims[dim], "is padded or cropped")
             dims[dim] = fixed(call.shape[dim])
             continue
-        sides = [_padding(p, before, ("before", dim)), _padding(p, after, ("after", dim))]
+        # One draw for the whole line: a side of one position could not have labels of its own.
+        line = p.fresh(call.shape[dim], ("padded", dim))
+        p.join(line[before : before + dims[dim].size], dims[dim])
+        sides = [line[:before], line[call.shape[dim] - after :]]
         if call.get("value", 0):
             sides = [nonzero(side) for side in sides]
         dims[dim] = np.concatenate([sides[0], dims[dim], sides[1]])
@@ -245,10 +248,6 @@ def constant_pad(p: Pass, call: Call) -> list[Dims]:
     if call.get("value", 0):
         dims = [nonzero(labels) for labels in dims]
     return [dims]
-
-
-def _padding(p: Pass, size: int, key: object) -> Labels:
-    return p.fresh(size, key) if size > 1 else fixed(size)
 
 
 @rule("pixel_shuffle")
