@@ -30,18 +30,19 @@ def forward(subject: Subject) -> Finding:
     args, kwargs = subject.inputs()
     inputs = tensors_in((args, kwargs))
     before = [tensor.clone() for tensor in inputs]
-    # Buffers that are not saved count as well, so this is no state_dict.
-    state = {**dict(subject.model.named_parameters()), **dict(subject.model.named_buffers())}
-    held = {name: tensor.detach().clone() for name, tensor in state.items()}
+    saved = {name: tensor.clone() for name, tensor in subject.model.state_dict().items()}
     with reproducible():
         outputs = tensors_in(subject.model(*args, **kwargs))
+        # What is not saved with the model may be a cache that the first pass fills: it must stay from then on.
+        held = {name: tensor.detach().clone() for name, tensor in subject.model.named_buffers()} | saved
+        subject.model(*args, **kwargs)
     if not outputs:
         raise CheckFailed("the model returns no tensors")
     if any(not _same(old, new) for old, new in zip(before, inputs, strict=True)):
         for old, new in zip(before, inputs, strict=True):
             new.copy_(old)
         raise CheckFailed("the forward pass changes its own input")
-    now = {**dict(subject.model.named_parameters()), **dict(subject.model.named_buffers())}
+    now = dict(subject.model.named_buffers()) | subject.model.state_dict()
     changed = [name for name in held if name not in now or not _same(held[name], now[name])]
     if changed:
         with torch.no_grad():

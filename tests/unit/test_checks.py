@@ -546,3 +546,28 @@ def test_dead_units_are_no_failure(seed):
 
     report = reports(build, lambda batch, g: ((torch.randn(batch, 3, generator=g),), {}), seed=seed)
     assert report.outcome is Outcome.PASS, report.reason
+
+
+class TestBuffersThatAreNotSaved:
+    class Cached(Net):
+        """Holds a table whose size it learns from its first input, and counts its calls if asked to."""
+
+        def __init__(self, count=False):
+            super().__init__()
+            self.count = count
+            self.register_buffer("table", torch.zeros(1), persistent=False)
+
+        def forward(self, x):
+            if self.table.shape != x.shape[-1:]:
+                self.table = torch.arange(float(x.shape[-1]))
+            if self.count:
+                self.table += 1
+            return super().forward(x + self.table)
+
+    def test_a_cache_is_no_change(self):
+        report = reports(self.Cached)
+        assert report.outcome is Outcome.PASS, report.reason
+
+    def test_a_counter_is_one(self):
+        report = reports(lambda: self.Cached(count=True))
+        assert report.reason == "L0.forward: the forward pass changes the model's state in evaluation mode: table"
