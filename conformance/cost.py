@@ -25,15 +25,14 @@ from conformance.partition.selection import Selection
 
 @dataclass(frozen=True)
 class Work:
-    """One contraction: its FLOPs are 2 * constant * the product of the sizes of `dims`."""
+    """One contraction: its FLOPs are twice the product of the sizes of `dims`."""
 
     node: int
-    constant: int
     dims: tuple[Labels, ...]
 
     def flops(self, gone: npt.NDArray[np.bool_] | None = None) -> int:
         """FLOPs, with the positions of removed groups left out."""
-        total = 2 * self.constant
+        total = 2
         for labels in self.dims:
             total *= labels.size if gone is None else labels.size - int(gone[labels].sum())
         return total
@@ -53,15 +52,14 @@ def _work_of(groups: Groups, node: Node) -> Work | None:
     name = base_name(node.op)
     if name in {"mm", "bmm"}:
         a, b = _dims(groups, node.args[0]), _dims(groups, node.args[1])
-        return Work(node.index, 1, (*a, b[-1]))
+        return Work(node.index, (*a, b[-1]))
     if name in {"addmm", "baddbmm"}:
         a, b = _dims(groups, node.args[1]), _dims(groups, node.args[2])
-        return Work(node.index, 1, (*a, b[-1]))
+        return Work(node.index, (*a, b[-1]))
     if name == "convolution":
         x, weight = _dims(groups, node.args[0]), _dims(groups, node.args[1])
         space = x if node.args[6] else groups.dims[next(refs(node.outputs))]
-        pixels = int(np.prod([labels.size for labels in space[2:]]))
-        return Work(node.index, pixels, (x[0], *weight))
+        return Work(node.index, (x[0], *space[2:], *weight))
     return None
 
 

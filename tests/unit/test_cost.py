@@ -110,3 +110,26 @@ def test_handmade_nets(name):
     subnet = pc.extract(net, choice)
     assert cost.predicted_flops(groups, choice) == cost.measured_flops(subnet, groups.graph)
     assert cost.predicted_parameters(groups, choice) == cost.parameter_count(subnet)
+
+
+class States(nn.Module):
+    """A pointwise convolution over positions that are themselves channels of another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states = nn.Conv1d(3, 6, 1)
+        self.mix = nn.Conv1d(3, 4, 1)
+        self.back = nn.Conv1d(6, 2, 1)
+
+    def forward(self, x):
+        seen = x @ self.states(x).transpose(1, 2)  # (batch, 3, states)
+        return self.mix(seen) @ self.back.weight[:, :, 0].T
+
+
+def test_positions_of_a_convolution_may_be_channels():
+    net, x = States().eval(), torch.randn(2, 3, 5)
+    groups = pc.partition(pc.trace(net, x))
+    choice = groups.select(np.unique(groups.dims[groups.graph.names["states.weight"]][0])[:2])
+    subnet = pc.extract(net, choice)
+    assert cost.predicted_flops(groups, choice) == cost.measured_flops(subnet, groups.graph)
+    assert cost.predicted_flops(groups, choice) < cost.predicted_flops(groups)
