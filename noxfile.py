@@ -20,7 +20,6 @@ nox.needs_version = ">=2025.5"
 nox.options.sessions = ["lint", "typing", "tests"]
 
 ROOT = Path(__file__).resolve().parent
-SHARED = ROOT / ".nox" / "shared"
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 GROUPS = ("test", "zoo", "bench", "lint", "typing")
 
@@ -28,30 +27,34 @@ GROUPS = ("test", "zoo", "bench", "lint", "typing")
 def environment(session: nox.Session) -> Path:
     """The shared environment's interpreter, with the project and every dependency installed."""
     own = os.environ.get("CONFORMANCE_PYTHON")
-    if own:
-        return Path(own)
-    python = SHARED / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    stamp = SHARED / "installed"
-    wanted = _digest()
-    SHARED.parent.mkdir(exist_ok=True)
+    return Path(own) if own else installed(session, "shared")
+
+
+def installed(session: nox.Session, name: str, *pins: str) -> Path:
+    """The interpreter of .nox/NAME, made on first use and anew when dependencies change. pins narrow them."""
+    folder = ROOT / ".nox" / name
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    stamp = folder / "installed"
+    wanted = _digest(*pins)
+    folder.parent.mkdir(exist_ok=True)
     # Held while installing only: a second nox waits for that, then both run their sessions.
-    with filelock.FileLock(SHARED.parent / "shared.lock"):
+    with filelock.FileLock(folder.parent / f"{name}.lock"):
         if stamp.is_file() and stamp.read_text() == wanted and python.is_file():
-            session.debug(f"Using {SHARED.relative_to(ROOT)}; the dependencies have not changed.")
+            session.debug(f"Using {folder.relative_to(ROOT)}; the dependencies have not changed.")
             return python
         stamp.unlink(missing_ok=True)
         if not python.is_file():
-            session.run(sys.executable, "-m", "venv", "--clear", str(SHARED), external=True)
+            session.run(sys.executable, "-m", "venv", "--clear", str(folder), external=True)
         requirements = nox.project.dependency_groups(PROJECT, *GROUPS)
-        session.run(str(python), "-m", "pip", "install", "-q", "-e", str(ROOT), *requirements, external=True)
+        session.run(str(python), "-m", "pip", "install", "-q", "-e", str(ROOT), *requirements, *pins, external=True)
         stamp.write_text(wanted)
     return python
 
 
-def _digest() -> str:
-    """Changes when the shared environment must be installed anew."""
+def _digest(*pins: str) -> str:
+    """Changes when an environment must be installed anew."""
     project = {name: value for name, value in PROJECT["project"].items() if name != "description"}
-    decisive = [project, PROJECT["dependency-groups"], PROJECT["build-system"], sys.version, str(ROOT)]
+    decisive = [project, PROJECT["dependency-groups"], PROJECT["build-system"], sys.version, str(ROOT), pins]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
@@ -79,6 +82,19 @@ def typing(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests but the benchmarks; arguments go to pytest."""
     python(session, "pytest", "-n", "2", "--ignore=tests/benchmarks", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def lowest(session: nox.Session) -> None:
+    """The tests with the oldest torch that is supported, in an environment of its own (.nox/lowest)."""
+    python = installed(session, "lowest", f"torch=={lowest_torch()}.*")
+    session.run(str(python), "-m", "pytest", "-n", "2", "--ignore=tests/benchmarks", *session.posargs, external=True)
+
+
+def lowest_torch() -> str:
+    """`2.11` of the dependency `torch>=2.11`."""
+    (found,) = (line for line in PROJECT["project"]["dependencies"] if line.startswith("torch>="))
+    return found.removeprefix("torch>=")
 
 
 @nox.session(venv_backend="none")
