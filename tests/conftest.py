@@ -212,9 +212,13 @@ import hypothesis
 
 # `dev` looks for something new each time, `ci` gives every run the same examples, `nightly` takes hours.
 # None keeps a database of examples: what fails prints a line that repeats it.
-hypothesis.settings.register_profile("dev", max_examples=5, deadline=None, database=None, print_blob=True)
+hypothesis.settings.register_profile(
+    "dev", derandomize=False, max_examples=5, deadline=None, database=None, print_blob=True
+)
 hypothesis.settings.register_profile(
     "ci", max_examples=20, deadline=None, database=None, print_blob=True, derandomize=True
 )
-hypothesis.settings.register_profile("nightly", max_examples=400, deadline=None, database=None, print_blob=True)
+hypothesis.settings.register_profile(
+    "nightly", derandomize=False, max_examples=400, deadline=None, database=None, print_blob=True
+)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))

@@ -90,18 +90,18 @@ def test_extremes_come_within_a_few_examples(condition):
 
 
 def test_any_subset_can_be_drawn():
-    """Of six groups in one axis every proper subset comes."""
-    net = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
+    """Of four groups in one axis every proper subset comes."""
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     groups = pc.partition(pc.trace(net, torch.randn(2, 3)))
     seen = set()
 
     @given(choice=selections(groups))
-    @THOROUGH
+    @hypothesis.settings(max_examples=1000, database=None, derandomize=True, deadline=None)
     def collect(choice):
         seen.add(choice.removed)
 
     collect()
-    assert len(seen) == 2**6 - 1
+    assert len(seen) == 2**4 - 1
 
 
 @given(choice=selections(WIDE))

@@ -194,6 +194,8 @@ class TestCheck:
 
     def test_ctrl_c_ends_the_children(self, models, tmp_path):
         start = (
+            # Started in the background, tests inherit that Ctrl-C is ignored.
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
             "import sys; sys.path.insert(0, sys.argv.pop(1)); import fake_engine; fake_engine.install();"
             "from conformance import isolate; isolate._CHILD = isolate._CHILD.replace('from', "
             "'import fake_engine; fake_engine.install(); from', 1);"
