@@ -100,6 +100,16 @@ def native(subject: Subject) -> Finding:
     return Finding(compared, details={"max_abs": verdict.max_abs, **verdict.details})
 
 
+@check("L2.gradient", "SHOULD")
+def gradient(subject: Subject) -> Finding:
+    """The subnet trains as the zeroed model does: same gradients, same parameters after three steps."""
+    choice = subject.groups.sample(0.5, subject.seed)
+    pair = subject.pair(choice)
+    given = subject.inputs()
+    verdict = equivalent(pair.full, pair.subnet.module, *given, oracle="gradient", seed=subject.seed, choice=choice)
+    return Finding(subject.require(verdict, choice, "training"), details=verdict.details)
+
+
 @check("L2.random-10")
 def random_few(subject: Subject) -> Finding:
     """A tenth of every axis removed at random is exact."""

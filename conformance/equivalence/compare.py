@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from conformance.equivalence import gradient
 from conformance.equivalence.bound import error_bound, evaluate_wide
 from conformance.equivalence.field import mode as field_mode
 from conformance.equivalence.field.modulus import PRIMES, Field
@@ -17,6 +18,8 @@ from conformance.equivalence.verdict import Status, Verdict
 from conformance.errors import UnsupportedOperation, UsageError
 from conformance.graph.tape import as_arguments, tensors_in
 from conformance.graph.trace import reproducible, shadow
+from conformance.partition.selection import Selection
+from conformance.subnet.norm_module import with_traced_norms
 from conformance.subnet.tape_module import GraphSubnet
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -31,6 +34,7 @@ def equivalent(
     oracle: str = "field",
     seed: int = 0,
     rounds: int = 1,
+    choice: Selection | None = None,
 ) -> Verdict:
     """Compare what two modules compute, in evaluation mode.
 
@@ -38,13 +42,18 @@ def equivalent(
     floating inputs (integer inputs as given); equal means bit for bit. `rounds` beyond the first use
     another prime, other inputs and other random functions. `float64`: the largest difference against
     a rounding bound of the computation itself. `native`: the deployed dtype under
-    torch.testing.assert_close's defaults.
+    torch.testing.assert_close's defaults. `gradient`: gradients of the kept parameters, and those after
+    three steps of gradient descent; `choice` must say which positions the subnet keeps.
 
     Neither module, nor the random generator, is changed. Raises UsageError for an unknown oracle.
     """
-    if oracle not in ORACLES:
-        raise UsageError(f"unknown oracle {oracle!r}; there are {', '.join(ORACLES)}")
     given = (as_arguments(args), kwargs or {})
+    if oracle == "gradient":
+        if choice is None:
+            raise UsageError("the gradient oracle needs the selection that made the subnet")
+        return _gradient(full, subnet, given, choice, seed)
+    if oracle not in ORACLES:
+        raise UsageError(f"unknown oracle {oracle!r}; there are {', '.join(ORACLES)}, gradient")
     first = ORACLES[oracle](full, subnet, given, seed, 0)
     for number in range(1, rounds):
         if not first.equal:
@@ -137,9 +146,8 @@ def doubled(model: torch.nn.Module, given: Arguments) -> tuple[torch.nn.Module, 
 
 
 def _float64(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, *_: int) -> Verdict:
-    if isinstance(subnet, GraphSubnet):
-        # A tape holds constants of the traced dtype (an eps, a mask's minimum): so must the reference.
-        full = subnet.whole(full)
+    # A tape holds constants of the traced dtype (an eps, a mask's minimum): so must the reference.
+    full = subnet.whole(full) if isinstance(subnet, GraphSubnet) else with_traced_norms(full, subnet)
     try:
         left, bound = error_bound(*doubled(full, given))
         right = evaluate_wide(*doubled(subnet, given))
@@ -156,6 +164,17 @@ def _float64(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, *
         max_abs=worst,
         details=details,
     )
+
+
+def _gradient(
+    full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, choice: Selection, seed: int
+) -> Verdict:
+    full = subnet.whole(full) if isinstance(subnet, GraphSubnet) else with_traced_norms(full, subnet)
+    try:
+        wide, args = doubled(full, given)
+        return gradient.compare(wide, doubled(subnet, given)[0], args, choice, seed)
+    except Exception as error:  # noqa: BLE001 - as above
+        return Verdict(Status.DIFFERENT, "gradient", _raised(error))
 
 
 def _within(a: torch.Tensor, b: torch.Tensor, relative: float) -> bool:

@@ -14,7 +14,7 @@ import copy
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,13 +34,13 @@ _NN_MODULES = f"{_TORCH / 'nn' / 'modules'}{os.sep}"
 
 
 @contextlib.contextmanager
-def decomposed() -> Iterator[None]:
-    """Evaluation without autograd in which fused kernels decompose into plain ATen operations."""
+def decomposed(*, grad: bool = False) -> Iterator[None]:
+    """Evaluation, without autograd unless `grad`, in which fused kernels decompose into plain ATen operations."""
     fast_attention = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     math = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     try:
-        with torch.no_grad(), math, _without_onednn():
+        with torch.set_grad_enabled(grad), math, _without_onednn():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_attention)
@@ -107,6 +107,22 @@ def _places(tensor: torch.Tensor) -> npt.NDArray[np.int64]:
     for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
         places = (places[:, None] + np.arange(size)[None, :] * stride).reshape(-1)
     return places
+
+
+_STRIDED = {torch.ops.aten.as_strided.default, torch.ops.aten.as_strided_.default}
+_ALIAS = torch.ops.aten.alias.default
+
+
+def _same_places(
+    x: torch.Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
+) -> bool:
+    """Whether as_strided leaves a tensor as it is: other strides only where there is one position."""
+    longer = [at for at, length in enumerate(x.shape) if length > 1]
+    return (
+        tuple(size) == tuple(x.shape)
+        and all(stride[at] == x.stride(at) for at in longer)
+        and storage_offset in (None, x.storage_offset())
+    )
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -179,8 +195,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         seen_args, seen_kwargs = self._refer(tuple(args)), self._refer(kwargs)
-        # Python scalars read from tensors are frozen into the tape; the values are simply used.
-        result = func(*args, **kwargs)
+        if func in _STRIDED and _same_places(*args, **kwargs):
+            func, seen_args, seen_kwargs, result = _ALIAS, seen_args[:1], {}, func(*args, **kwargs)
+        else:
+            # Python scalars read from tensors are frozen into the tape; the values are simply used.
+            result = func(*args, **kwargs)
         index = len(self.nodes)
         if func._schema.is_mutable:
             self._note_write(index, func, args, kwargs)

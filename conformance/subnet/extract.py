@@ -14,6 +14,7 @@ from conformance.graph.tape import Graph, Node, refs
 from conformance.graph.trace import trace
 from conformance.partition.rules import base_name
 from conformance.partition.selection import Selection
+from conformance.subnet.norm_module import counting, put_whole_widths
 from conformance.subnet.repair import Option, assign, attempts, options, repair_known, size_changes
 from conformance.subnet.resize import resized
 from conformance.subnet.state import check_state, slice_state
@@ -46,6 +47,12 @@ def candidates(model: torch.nn.Module, choice: Selection) -> Iterator[Candidate]
         for path, module in sliced.named_modules(remove_duplicate=False)
     }
     touched = {name.rpartition(".")[0] for name in slice_state(sliced, choice)}
+    norms = counting(graph, choice)
+    try:
+        put_whole_widths(sliced, graph, choice, norms)
+    except ExtractionError:  # counted in code that is more than a norm
+        yield Candidate(GraphSubnet(dataclasses.replace(graph, model=model), choice), GRAPH)
+        return
     changes = size_changes(graph, choice)
     known = {path for path in touched if repair_known(sliced.get_submodule(path), before[path])}
     known -= {path for path in known if hasattr(sliced.get_submodule(path), "groups")}
@@ -57,7 +64,7 @@ def candidates(model: torch.nn.Module, choice: Selection) -> Iterator[Candidate]
         seen.append(values)
         attempt = copy.deepcopy(sliced)
         assign(attempt, values)
-        if _plan_matches(attempt, graph, choice):
+        if _plan_matches(attempt, graph, choice, frozenset(norms)):
             yield Candidate(attempt, SAME_CLASS)
     yield Candidate(GraphSubnet(dataclasses.replace(graph, model=model), choice), GRAPH)
 
@@ -70,18 +77,21 @@ _LAYOUT = frozenset((
 """Operations whose presence may depend on strides or sizes without changing what is computed."""
 
 
-def _plan_matches(module: torch.nn.Module, graph: Graph, choice: Selection) -> bool:
+def _plan_matches(module: torch.nn.Module, graph: Graph, choice: Selection, replaced: frozenset[str]) -> bool:
     """Whether the module runs the traced operations with the shapes and numbers the labels predict.
 
     On the meta device this costs no arithmetic, and it weeds out wrong repairs: a head count left
-    alone shows as an attention of another shape, a changed scale as another number.
+    alone shows as an attention of another shape, a changed scale as another number. Modules that were
+    `replaced` run other operations by design.
     """
     try:
         seen = trace(module, graph.args, graph.kwargs, device=graph.device)
     except TraceError:
         return False
-    mine = [node for node in seen.nodes if base_name(node.op) not in _LAYOUT]
-    theirs = [node for node in graph.nodes if base_name(node.op) not in _LAYOUT]
+    mine, theirs = (
+        [node for node in tape.nodes if base_name(node.op) not in _LAYOUT and node.module not in replaced]
+        for tape in (seen, graph)
+    )
     if len(mine) != len(theirs):
         return False
     for one, other in zip(mine, theirs, strict=True):

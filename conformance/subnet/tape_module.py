@@ -7,7 +7,7 @@ example inputs (batch included): a graph subnet runs on inputs of the traced sha
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from conformance.errors import ExtractionError
 from conformance.graph.tape import Graph, Node, Ref, refs, replace, tensors_in
 from conformance.partition.selection import Selection
+from conformance.subnet import whole_width
 from conformance.subnet.resize import resized
 from conformance.subnet.state import sliced, tensor_at
 
@@ -130,8 +131,13 @@ def _place(root: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
 
 
 def _program(graph: Graph, choice: Selection) -> list[tuple[Any, Any, Any, Any]]:
+    return steps_of(graph, choice, graph.nodes)
+
+
+def steps_of(graph: Graph, choice: Selection, nodes: Sequence[Node]) -> list[tuple[Any, Any, Any, Any]]:
+    """For each node what to call on the smaller tensors: (function, args, kwargs, outputs) with Refs."""
     program: list[tuple[Any, Any, Any, Any]] = []
-    for node in graph.nodes:
+    for node in nodes:
         replaced = _replaced(graph, choice, node)
         if replaced is not None:
             program.append((*replaced, {}, node.outputs))
@@ -155,6 +161,9 @@ def _program(graph: Graph, choice: Selection) -> list[tuple[Any, Any, Any, Any]]
 
 def _replaced(graph: Graph, choice: Selection, node: Node) -> tuple[Any, tuple[Any, ...]] | None:
     """Another operation, and its arguments, for those that mean something else on smaller tensors."""
+    counted = whole_width.replaced(graph, choice, node)
+    if counted is not None:
+        return counted
     name = node.op._schema.name
     if name in _SPLITS:
         return _as_sizes(choice, node)

@@ -20,8 +20,14 @@ def zero(model: torch.nn.Module, choice: Selection) -> torch.nn.Module:
 
     Raises SelectionError when the model's state does not have the shapes the selection was made for.
     """
-    check_state(model, choice.groups)
     twin = copy.deepcopy(model)
+    zero_(twin, choice)
+    return twin
+
+
+def zero_(model: torch.nn.Module, choice: Selection) -> None:
+    """As `zero`, in place."""
+    check_state(model, choice.groups)
     groups = choice.groups
     by_reader = torch.tensor([mode == CONSUMERS for mode in groups.modes])
     gone = torch.from_numpy(choice.gone)
@@ -38,6 +44,5 @@ def zero(model: torch.nn.Module, choice: Selection) -> torch.nn.Module:
                     if (index, dim) not in groups.consumer_dims:
                         continue
                 if hit.any():
-                    tensor = tensor_at(twin, name)
+                    tensor = tensor_at(model, name)
                     tensor.index_fill_(dim, hit.nonzero().flatten().to(tensor.device), 0)
-    return twin

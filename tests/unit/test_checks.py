@@ -191,6 +191,11 @@ def _literal(self, x):
     return self.head(self.mix(y.reshape(x.shape[0], 12, 16).reshape(x.shape[0], 12, 4, 4)).mean((2, 3)))
 
 
+def _deaf_gradient(net: Net) -> None:
+    """Forward as it was; nothing reaches what stands before `mix`."""
+    net.mix.register_forward_pre_hook(lambda module, args: (args[0].detach(),))
+
+
 def _deaf(self, x):
     return self.head(self.features(x) * 0)
 
@@ -235,6 +240,10 @@ BAD: dict[str, list[tuple[Callable[[], Subject], Outcome, str]]] = {
     "L2.same-class": [(lambda: subject_of(made(_literal)), UNSUPPORTED, "the subnet is a traced graph")],
     # 2**19 is one modulo the first prime: exact there, far off in floats.
     "L2.native": [(lambda: subject_of(Net, spoilt(how=lambda n: n.head.weight.mul_(2.0**19))), FAIL, "the deployed dtype")],
+    "L2.gradient": [
+        (lambda: subject_of(Net, spoilt(how=_deaf_gradient)), FAIL, "training: different by the gradient oracle: gradient of"),
+        (lambda: subject_of(made(lambda self, x: Net.forward(self, x).detach())), UNSUPPORTED, "the full model does not train"),
+    ],
     "L2.random-10": [(lambda: subject_of(Net, spoilt(removes(0.1))), FAIL, "a random 10 % selection")],
     "L2.random-90": [(lambda: subject_of(Net, spoilt(removes(0.82))), FAIL, "a random 90 % selection")],
     "L2.extreme": [(lambda: subject_of(Net, spoilt(lambda s, c: c.removed == s.groups.sample(1.0, s.seed).removed)), FAIL, "the extreme selection")],

@@ -217,7 +217,7 @@ NORMALISATION: dict[str, list[Case]] = {
 }  # fmt: skip
 CASES = {**CONTRACTION, **REDUCTION, **NORMALISATION}
 HELD = {
-    ("max", 2), ("argmax", 1), ("any", 1), ("var", 1), ("std", 1), ("var_mean", 1),
+    ("max", 2), ("argmax", 1), ("any", 1), ("std", 1),
     ("std_mean", 1), ("native_group_norm", 6),
 }  # fmt: skip
 """Cases that look at everything, or whose channels are an input's: nothing may go."""

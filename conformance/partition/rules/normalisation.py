@@ -53,39 +53,53 @@ def _statistics(shape: tuple[int, ...], channels: Labels) -> Dims:
 
 @rule("native_layer_norm", "layer_norm")
 def layer_norm(p: Pass, call: Call) -> list[Dims]:
-    """The normalised dimensions stay; the others are independent rows."""
+    """Zero positions may go from the normalised dimensions: the subnet goes on dividing by the original width."""
     x, weight, bias = call["input"], call.get("weight"), call.get("bias")
     count = len(call["normalized_shape"])
-    lead = x.ndim - count
-    for at in range(lead, x.ndim):
-        p.fix(x.dims[at], "is normalised over by a layer norm")
-        for tensor in (weight, bias):
-            if tensor is not None:
-                p.join(x.dims[at], tensor.dims[at - lead])
-                p.fix(tensor.dims[at - lead], "is normalised over by a layer norm")
-    rows = [nonzero(labels) for labels in x.dims[:lead]]
-    made: Dims = [*(x.dims[:lead] if bias is None else rows), *x.dims[lead:]]
-    return [made, *([*rows, *(fixed(1) for _ in range(count))] for _ in call.out_shapes[1:])]
+    rows = [nonzero(labels) for labels in x.dims[: x.ndim - count]]
+    lead = rows if bias is not None else x.dims[: x.ndim - count]
+    statistics = [*rows, *(fixed(1) for _ in range(count))]
+    return [[*lead, *_normalised(p, x, count, weight, bias)], *(statistics for _ in call.out_shapes[1:])]
 
 
 @rule("rms_norm", "_fused_rms_norm")
 def rms_norm(p: Pass, call: Call) -> list[Dims]:
-    """As layer_norm, without a mean or a bias."""
+    """As layer_norm, without a mean or a bias: zero stays zero."""
     x, weight = call["input"], call.get("weight")
     count = len(call["normalized_shape"])
-    lead = x.ndim - count
-    for at in range(lead, x.ndim):
-        p.fix(x.dims[at], "is normalised over by an RMS norm")
+    lead = x.dims[: x.ndim - count]
+    statistics = [*(nonzero(labels) for labels in lead), *(fixed(1) for _ in range(count))]
+    made = [*lead, *_normalised(p, x, count, weight, None, centred=False)]
+    return [made, *(statistics for _ in call.out_shapes[1:])]
+
+
+def _normalised(
+    p: Pass, x: Labelled, count: int, weight: Labelled | None, bias: Labelled | None, *, centred: bool = True
+) -> Dims:
+    """The last `count` dimensions of x after their norm. A mean that is subtracted takes zeros away."""
+    made: Dims = []
+    for place in range(count):
+        labels = x.dims[x.ndim - count + place]
+        p.require_zero(labels, "is not zero where it is normalised over")
+        own = [labels, *(tensor.dims[place] for tensor in (weight, bias) if tensor is not None)]
+        for other in own[1:]:
+            p.join(labels, other)
+        base = next((line for line in own if not is_fixed(line)), labels)
+        zero = np.zeros(labels.size, dtype=bool) if centred else labels > 0
         if weight is not None:
-            p.join(x.dims[at], weight.dims[at - lead])
-            p.fix(weight.dims[at - lead], "is normalised over by an RMS norm")
-    rows = [nonzero(labels) for labels in x.dims[:lead]]
-    return [list(x.dims), *([*rows, *(fixed(1) for _ in range(count))] for _ in call.out_shapes[1:])]
+            zero = zero | (weight.dims[place] > 0)
+        if bias is not None:
+            zero = zero & (bias.dims[place] > 0)
+        made.append(zero_if(base, zero))
+    return made
 
 
 @rule("native_group_norm", "group_norm")
 def group_norm(p: Pass, call: Call) -> list[Dims]:
-    """Whole norm groups leave together: the channels inside one share their moments."""
+    """Whole norm groups leave together: the channels inside one share their moments.
+
+    One group over all channels is as a layer norm: zero channels may go.
+    """
     x, weight, bias = call["input"], call.get("weight"), call.get("bias")
     groups = call.get("group", call.get("num_groups"))
     channels = x.dims[1]
@@ -98,15 +112,20 @@ def group_norm(p: Pass, call: Call) -> list[Dims]:
     if is_fixed(base):
         base = next((t.dims[0] for t in (weight, bias) if t is not None), base)
     if groups == 1:
-        p.fix(base, "is normalised over by a group norm of one group")
+        p.require_zero(channels, "is not zero where it is normalised over")
     elif not is_fixed(base):
         parts = base.reshape(groups, -1)
         for column in range(1, parts.shape[1]):
             p.join(np.ascontiguousarray(parts[:, 0]), np.ascontiguousarray(parts[:, column]))
-    out = _affine_zero(zero_if(base, channels > 0), weight, bias, centred=True)
+    # A group that is zero as a whole normalises to zero; single channels of one do not.
+    out = _affine_zero(zero_if(base, channels > 0), weight, bias, centred=groups > 1)
     rows = nonzero(x.dims[0])
     made = [x.dims[0] if bias is None else rows, out, *x.dims[2:]]
-    of_group = fixed(groups) if is_fixed(base) else nonzero(np.ascontiguousarray(base.reshape(groups, -1)[:, 0]))
+    of_group = (
+        fixed(groups)
+        if is_fixed(base) or groups == 1
+        else nonzero(np.ascontiguousarray(base.reshape(groups, -1)[:, 0]))
+    )
     return [made, *([rows, of_group] for _ in call.out_shapes[1:])]
 
 

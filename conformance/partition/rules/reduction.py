@@ -37,7 +37,17 @@ def total(p: Pass, call: Call) -> list[Dims]:
     return [_collapse(x, reduced, call.shape)]
 
 
-@rule("mean", "var", "std", "var_mean", "std_mean", "amax", "amin", "max", "min", "argmax", "argmin", "any", "all",
+@rule("mean", "var", "var_mean")
+def average(p: Pass, call: Call) -> list[Dims]:
+    """Zero positions may go: the subnet goes on dividing by the original number of positions."""
+    x = call.tensors[0]
+    reduced = _reduced(x, call.get("dim"))
+    for at in reduced:
+        p.require_zero(x.dims[at], "is not zero where it is averaged")
+    return [_collapse(x, reduced, shape) for shape in call.out_shapes]
+
+
+@rule("std", "std_mean", "amax", "amin", "max", "min", "argmax", "argmin", "any", "all",
       "prod", "logsumexp", "median", "nanmedian", "mode", "aminmax", "topk", "kthvalue")  # fmt: skip
 def looks_at_all(p: Pass, call: Call) -> list[Dims]:
     """The result depends on how many positions there are, or on their order."""
@@ -50,7 +60,7 @@ def looks_at_all(p: Pass, call: Call) -> list[Dims]:
     reduced = list(range(x.ndim)) if whole else _reduced(x, call.get("dim"))
     for at in reduced:
         p.fix(x.dims[at], f"is reduced by {name}")
-    keeps = name in {"mean", "amax", "amin", "max", "min", "median", "prod", "std", "var", "topk"}
+    keeps = name in {"amax", "amin", "max", "min", "median", "prod", "std", "topk"}
     results = []
     for place, shape in enumerate(call.out_shapes):
         dims = _collapse(x, reduced, shape)
