@@ -115,7 +115,8 @@ def with_traced_norms(full: torch.nn.Module, subnet: torch.nn.Module) -> torch.n
     twin = shadow(full)
     for name, module in found.items():
         norm = twin.get_submodule(name)
-        _put(twin, norm, WholeWidth(norm, module.traced))
+        if not isinstance(norm, WholeWidth):  # else it is a subnet itself, and runs what was traced already
+            _put(twin, norm, WholeWidth(norm, module.traced))
     return twin
 
 

@@ -137,6 +137,18 @@ def test_a_subnet_is_pruned_again(norm):
     pc.assert_equivalent(pc.zero(net, both), again, X, oracle="float64")
 
 
+@pytest.mark.parametrize("oracle", ["float64", "gradient"])
+def test_a_subnet_is_compared_with_itself(oracle):
+    _, groups, _, subnet = halved(Stream(nn.LayerNorm))
+    nothing = groups.select([]) if oracle == "float64" else pc.partition(pc.trace(subnet, X)).select([])
+    verdict = pc.equivalent(subnet, copy.deepcopy(subnet), X, oracle=oracle, choice=nothing)
+    assert verdict.equal, verdict.reason
+    with torch.no_grad():
+        other = copy.deepcopy(subnet)
+        other.norm.weight[0] += 1
+    assert not pc.equivalent(subnet, other, X, oracle=oracle, choice=nothing).equal
+
+
 def test_a_group_norm_of_one_group_is_pruned_again():
     net = nn.Sequential(nn.Conv2d(3, 12, 3), nn.GroupNorm(1, 12), nn.Conv2d(12, 2, 1))
     x = torch.randn(2, 3, 6, 6)
