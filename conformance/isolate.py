@@ -37,6 +37,9 @@ _MEMORY_SECONDS = 0.25
 _FAREWELL_SECONDS = 2.0
 _GIB = 1024**3
 
+KILLED = "the process ended by signal 9"
+"""How the reason begins when something outside, mostly the system for want of memory, killed a child."""
+
 
 class Cancelled(ConformanceError):  # noqa: N818 - not a failure
     """The run was called off while the child was at work; the child is gone."""

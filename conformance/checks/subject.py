@@ -75,8 +75,7 @@ class Subject:
     def pair(self, choice: Selection) -> Pair:
         """The zeroed model and the best subnet of a selection; each selection is built once."""
         if choice.removed not in self._pairs:
-            while len(self._pairs) > 1:  # two pairs at a time: each holds two copies of the model
-                del self._pairs[next(iter(self._pairs))]
+            self._pairs.clear()  # one pair at a time: it holds two copies of the model
             full = zero(self.model, choice)
             made = self._build(choice, full)
             self._pairs[choice.removed] = made

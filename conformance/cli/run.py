@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from conformance.errors import UsageError
-from conformance.isolate import Limits, Request, check_here, check_isolated, failed
+from conformance.isolate import KILLED, Limits, Request, check_here, check_isolated, failed
 from conformance.report.schema import ModelReport
 from conformance.report.terminal import Board, Screen
 
@@ -46,7 +46,8 @@ def run_all(
 ) -> list[Finished]:
     """Check every model; `done` gets each as it ends, the list is in the order asked for.
 
-    One model's end never ends the others. On Ctrl-C, or when `done` raises, all children are killed.
+    One model's end never ends the others; what the system killed beside others, as it does when memory
+    runs out, gets a second try alone. On Ctrl-C, or when `done` raises, all children are killed.
     """
     cancel = threading.Event()
     results: dict[int, Finished] = {}
@@ -58,9 +59,17 @@ def run_all(
             return list(results.values())
         futures = {pool.submit(_isolated, r, limits, board, cancel): i for i, r in enumerate(requests)}
         try:
+            starved = []
             for future in as_completed(futures):
-                results[futures[future]] = future.result()
-                done(results[futures[future]])
+                found = future.result()
+                if jobs > 1 and found.report.reason.startswith(KILLED):
+                    starved.append((futures[future], found.request))
+                    continue
+                results[futures[future]] = found
+                done(found)
+            for index, request in starved:
+                results[index] = pool.submit(_isolated, request, limits, board, cancel).result()
+                done(results[index])
         except BaseException:
             cancel.set()
             pool.shutdown(cancel_futures=True)

@@ -19,11 +19,12 @@ import pytest
 from conformance.cli import look, rows, sets, zoo
 from conformance.cli.app import main
 from conformance.cli.options import parse_device, parse_shape
-from conformance.cli.run import Finished
+from conformance.cli.run import Finished, run_all
 from conformance.cli.sets import sets as load_sets
 from conformance.errors import UsageError
-from conformance.isolate import Cancelled, Limits, Request, check_isolated, failed
+from conformance.isolate import KILLED, Cancelled, Limits, Request, check_isolated, failed
 from conformance.report.schema import ModelReport, Outcome, Report
+from conformance.report.terminal import Screen
 
 
 @pytest.fixture(autouse=True)
@@ -497,6 +498,30 @@ def test_a_sweep_in_real_processes(capsys, models, monkeypatch, tmp_path):
     assert code == 3
     assert "ended with exit code 9" in out
     assert "2 of 2" in Path("out/zoo.md").read_text()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are a POSIX matter")
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_is_killed_beside_others_gets_a_try_alone(jobs, monkeypatch):
+    """The system kills for want of memory; two large models at once may be what was too much."""
+    tried, at_work = [], set()
+
+    def check_isolated(request, *_):
+        tried.append(request.spec)
+        at_work.add(request.spec)
+        time.sleep(0.05)
+        alone = len(at_work) == 1 and tried.count(request.spec) > 1
+        at_work.discard(request.spec)
+        reason = "" if alone or request.spec == "m:small" else KILLED
+        return ModelReport(spec=request.spec, outcome=Outcome.ERROR, reason=reason, level=2, seed=0, seconds=0.1)
+
+    monkeypatch.setattr("conformance.cli.run.check_isolated", check_isolated)
+    requests, seen = [Request("m:large"), Request("m:small"), Request("m:larger")], []
+    found = run_all(requests, Limits(), Screen(), seen.append, jobs=jobs)
+    assert [one.request for one in found] == requests
+    assert [bool(one.report.reason) for one in found] == [jobs == 1, False, jobs == 1]
+    assert sorted(one.request.spec for one in seen) == ["m:large", "m:larger", "m:small"]
+    assert len(tried) == (3 if jobs == 1 else 5)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are a POSIX matter")
