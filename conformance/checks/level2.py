@@ -12,6 +12,7 @@ from conformance.errors import SelectionError
 from conformance.graph.tape import tensors_in
 from conformance.graph.trace import trace
 from conformance.partition.build import partition
+from conformance.partition.groups import KINDS
 from conformance.partition.selection import Selection
 from conformance.subnet.extract import GRAPH, SAME_CLASS, candidates
 from conformance.subnet.zero import zero
@@ -140,6 +141,24 @@ def each_kind(subject: Subject) -> Finding:
             pair = subject.pair(choice)
             compared += subject.require(pair.verdict, choice, f"{kind} groups zeroed by {mode} alone")
     return Finding(compared, details={"kinds": [f"{kind} by {mode}" for kind, mode in seen]})
+
+
+@check("L2.factors")
+def other_factors(subject: Subject) -> Finding:
+    """Where a reshape leaves a choice, either factor is exact: heads or head dims, whole groups or channels in them."""
+    known, compared, carried = {subject.groups.fingerprint}, 0, {}
+    for carry in ("outer", "inner"):
+        groups = partition(subject.graph, carry=carry)
+        compared += sum(labels.size for lines in groups.state.values() for labels in lines)
+        if groups.fingerprint in known:  # the same groups, position by position: no choice was left
+            continue
+        known.add(groups.fingerprint)
+        choice = groups.sample(0.5, subject.seed + 6)
+        if choice.removed:
+            pair = subject.pair(choice)
+            compared += subject.require(pair.verdict, choice, f"groups carried by the {carry} factors")
+        carried[carry] = {kind: groups.kinds.count(kind) for kind in KINDS if kind in groups.kinds}
+    return Finding(compared, details={"carried": carried})
 
 
 @check("L2.compose")

@@ -177,11 +177,11 @@ def _facts(groups: Groups) -> dict[str, Any]:
     }
 
 
-def describe_groups(backend: Backend, *, seed: int = 0) -> ModelReport:
+def describe_groups(backend: Backend, *, seed: int = 0, carry: str = "auto") -> ModelReport:
     """The group table of a model, without running checks."""
     start = time.perf_counter()
     subject = prepare(backend, seed, "cpu", None)
-    groups = partition(trace(subject.model, *subject.inputs()))
+    groups = partition(trace(subject.model, *subject.inputs()), carry=carry)
     return ModelReport(
         spec=backend.name, outcome=Outcome.PASS, level=0, seed=seed,
         reason="" if groups.count else "no group was found: nothing can be pruned",
@@ -189,10 +189,10 @@ def describe_groups(backend: Backend, *, seed: int = 0) -> ModelReport:
     )  # fmt: skip
 
 
-def explain(backend: Backend, *, parameter: str, dim: int | None = None, seed: int = 0) -> str:
+def explain(backend: Backend, *, parameter: str, dim: int | None = None, seed: int = 0, carry: str = "auto") -> str:
     """Why slices of a parameter can or cannot go. Raises UsageError with near parameter names."""
     subject = prepare(backend, seed, "cpu", None)
-    groups = partition(trace(subject.model, *subject.inputs()))
+    groups = partition(trace(subject.model, *subject.inputs()), carry=carry)
     try:
         return groups.explain(parameter, dim)
     except SelectionError as error:

@@ -46,7 +46,7 @@ class Subject:
     device: str = "cpu"
     command: str = ""
     kinds: dict[str, int] = field(default_factory=dict)
-    _pairs: dict[tuple[int, ...], Pair] = field(default_factory=dict)
+    _pairs: dict[tuple[str, tuple[int, ...]], Pair] = field(default_factory=dict)
     _inputs: dict[tuple[int, int], Inputs] = field(default_factory=dict)
 
     def inputs(self, batch: int = BATCH, draw: int = 0) -> Inputs:
@@ -74,13 +74,14 @@ class Subject:
 
     def pair(self, choice: Selection) -> Pair:
         """The zeroed model and the best subnet of a selection; each selection is built once."""
-        if choice.removed not in self._pairs:
+        key = choice.groups.fingerprint, choice.removed
+        if key not in self._pairs:
             self._pairs.clear()  # one pair at a time: it holds two copies of the model
             full = zero(self.model, choice)
             made = self._build(choice, full)
-            self._pairs[choice.removed] = made
+            self._pairs[key] = made
             self.kinds[made.subnet.kind] = self.kinds.get(made.subnet.kind, 0) + 1
-        return self._pairs[choice.removed]
+        return self._pairs[key]
 
     def _build(self, choice: Selection, full: torch.nn.Module) -> Pair:
         verdict = Verdict(Status.DIFFERENT, "field", "no subnet could be built")
@@ -99,7 +100,7 @@ class Subject:
         if pair.subnet.kind != GRAPH or batch == BATCH:
             return pair.subnet.module
         graph = trace(self.model, *self.inputs(batch, draw))
-        groups = partition(graph)
+        groups = partition(graph, carry=pair.choice.groups.carry)
         text = pair.choice.to_json().replace(pair.choice.groups.fingerprint, groups.fingerprint)
         return GraphSubnet(graph, Selection.from_json(text, groups))
 

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from conformance.cli.options import (
+    Carry,
+    CarryOption,
     FilterOption,
     SeedOption,
     ShapeOption,
@@ -24,6 +26,7 @@ from conformance.report.terminal import Screen, show_partition
 def groups(
     spec: SpecArgument,
     input_shape: ShapeOption = None,
+    carry: CarryOption = Carry.auto,
     seed: SeedOption = 0,
     traceback: TracebackOption = False,
 ) -> None:
@@ -36,7 +39,7 @@ def groups(
     backend = load(spec, parse_shape(input_shape))
     from conformance.checks.runner import describe_groups
 
-    found = describe_groups(backend, seed=seed)
+    found = describe_groups(backend, seed=seed, carry=carry.value)
     show_partition(Screen(), found)
 
 
@@ -44,6 +47,7 @@ def explain(
     spec: SpecArgument,
     parameter: Annotated[str, typer.Argument(metavar="PARAM[:DIM]", help="A parameter, e.g. layer3.0.conv1.weight:0.")],
     input_shape: ShapeOption = None,
+    carry: CarryOption = Carry.auto,
     seed: SeedOption = 0,
     traceback: TracebackOption = False,
 ) -> None:
@@ -54,7 +58,7 @@ def explain(
     backend = load(spec, parse_shape(input_shape))
     from conformance.checks.runner import explain as explain_parameter
 
-    Screen().line(explain_parameter(backend, parameter=name, dim=dim, seed=seed))
+    Screen().line(explain_parameter(backend, parameter=name, dim=dim, seed=seed, carry=carry.value))
 
 
 def parse_parameter(text: str) -> tuple[str, int | None]:

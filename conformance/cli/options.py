@@ -29,6 +29,14 @@ class Settings:
         return ctx.obj if isinstance(ctx.obj, Settings) else cls()
 
 
+class Carry(StrEnum):
+    """Which factor of a reshape goes where there is a choice."""
+
+    auto = "auto"
+    outer = "outer"
+    inner = "inner"
+
+
 class Dtype(StrEnum):
     """The dtypes a model can be deployed in."""
 
@@ -83,6 +91,13 @@ TracebackOption = Annotated[
 SpecArgument = Annotated[
     str,
     typer.Argument(metavar="SPEC", help="prefix:name, package.module:callable or path/file.py:callable."),
+]
+CarryOption = Annotated[
+    Carry,
+    typer.Option(
+        help="Where a reshape leaves a choice: heads and whole groups go (outer), or head dims and channels in groups "
+        "(inner); auto: heads, else whichever has more positions."
+    ),
 ]
 ShapeOption = Annotated[
     str | None,

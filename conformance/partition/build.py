@@ -7,30 +7,39 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from conformance.errors import SelectionError
+from conformance.errors import SelectionError, UsageError
 from conformance.graph.tape import Graph, refs
 from conformance.partition.groups import CONSUMERS, KINDS, PRODUCERS, Groups
 from conformance.partition.labels import Event, Facts, Labels, Pass
 from conformance.partition.propagate import propagate, state_labels
-from conformance.partition.resolve import Classes, resolve
+from conformance.partition.resolve import CARRIES, Classes, resolve
 from conformance.partition.selection import Selection
 
 Mask = npt.NDArray[np.bool_]
 
 
-def partition(graph: Graph, pruned: Selection | None = None) -> Groups:
+def partition(graph: Graph, pruned: Selection | None = None, carry: str = "auto") -> Groups:
     """Find every group of a traced model, how it becomes zero, and why the rest is held back.
 
-    For a subnet, `pruned` is the selection it came from: where a reshape leaves a choice (channel
-    groups or the channels inside them), the subnet's groups are then those of the full model.
+    Where a reshape leaves a choice, `carry` makes it: `outer` lets attention heads and whole groups of a
+    convolution go, `inner` head dims and the channels inside the groups (the same ones in each), `auto`
+    heads, and of other pairs the one with more positions. Prune one way, then partition the subnet the
+    other way, to remove both. For a subnet, `pruned` is the selection it came from: its choices are kept.
+
+    Raises UsageError for another `carry`.
     """
+    if carry not in CARRIES:
+        raise UsageError(f"unknown carry {carry!r}; there are {', '.join(CARRIES)}")
     start = time.perf_counter()
     facts = Facts()
     collect = Pass(facts)
     state = state_labels(collect, graph)
     end_of_state = facts.size
     propagate(collect, graph, state)
-    classes = resolve(facts, None if pruned is None else _numbers_before(graph, state, facts.size, pruned))
+    if pruned is not None:
+        carry = pruned.groups.carry
+    before = None if pruned is None else _numbers_before(graph, state, facts.size, pruned)
+    classes = resolve(facts, before, carry)
     _hold_unused(graph, state, classes)
     first = _number(classes, end_of_state)
     producers, consumers = _mark(facts, facts.producers), _mark(facts, facts.consumers)
@@ -54,11 +63,12 @@ def partition(graph: Graph, pruned: Selection | None = None) -> Groups:
         count=len(modes) - 1,
         dims={index: [_renamed(cache, alive, labels) for labels in lines] for index, lines in dims.items()},
         modes=tuple(modes),
-        kinds=_kinds(facts, final, len(modes) - 1),
+        kinds=_kinds({**facts.kinds, "head": facts.batches, "head dim": classes.head_dims}, final, len(modes) - 1),
         producer_dims=_dims_with(state, producers),
         consumer_dims=_dims_with(state, consumers),
         held=held,
         events=tuple(events),
+        carry=carry,
         seconds=time.perf_counter() - start,
     )
 
@@ -181,11 +191,11 @@ def _held(
     return events, held
 
 
-def _kinds(facts: Facts, final: Labels, count: int) -> tuple[str, ...]:
-    """head, channel, neuron or embedding by what makes the group; else parameter."""
+def _kinds(marked: dict[str, list[Labels]], final: Labels, count: int) -> tuple[str, ...]:
+    """head, head dim, channel, neuron or embedding by what makes the group; else parameter."""
     rank = np.full(count + 1, len(KINDS) - 1)
     for number, kind in reversed(list(enumerate(KINDS))):
-        for labels in facts.batches if kind == "head" else facts.kinds.get(kind, []):
+        for labels in marked.get(kind, []):
             rank[final[labels]] = np.minimum(rank[final[labels]], number)
     return ("", *(KINDS[number] for number in rank[1:]))
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from conformance.partition.selection import Selection
 
 PRODUCERS, CONSUMERS, NEVER = "producers", "consumers", "never"
-KINDS = ("head", "channel", "neuron", "embedding", "parameter")
+KINDS = ("head", "head dim", "channel", "neuron", "embedding", "parameter")
 IntArray = npt.NDArray[np.int64]
 
 
@@ -34,6 +34,7 @@ class Groups:
     count groups are numbered 1..count. dims[value] gives, for each dimension of that tape value, an
     array of group numbers, 0 where the position is held back. modes and kinds are indexed by group
     (entry 0 unused). held maps (value, dim) of the state to an event index for each held position.
+    carry is which factor of a reshape goes where there is a choice, as `partition` was told.
     """
 
     graph: Graph
@@ -45,6 +46,7 @@ class Groups:
     consumer_dims: frozenset[tuple[int, int]]
     held: dict[tuple[int, int], IntArray]
     events: tuple[Event, ...]
+    carry: str = "auto"
     seconds: float = field(default=0.0, compare=False)
 
     @cached_property

@@ -1,14 +1,16 @@
 """From facts to classes: connected components, then a decision for every grid.
 
-A grid (heads x head dims, channel-shuffle groups x channels) says that a flat position stays only
+A grid (heads x head dims, convolution groups x channels) says that a flat position stays only
 while all its factors stay. Here each grid lets exactly one factor go; which one follows from what
-is known (a factor that ended FIXED leaves the other), and where nothing forces it the factor that
-is a batch of attention wins, else the finer one. Grids that share a factor are decided alike.
+is known (a factor that ended FIXED leaves the other). Where nothing forces it `carry` says: `auto`
+the factor that is a batch of attention, else the finer one; `outer` heads and whole groups; `inner`
+head dims and the channels inside groups. Grids that share a factor are decided alike.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,19 +22,27 @@ from conformance.partition.labels import Event, Facts, Grid, Labels
 _NONE = np.iinfo(np.int64).max
 
 
+CARRIES = ("auto", "outer", "inner")
+
+
 @dataclass
 class Classes:
-    """of[label] is the label's class; 0 FIXED. reason[class] is an event index while known."""
+    """of[label] is the label's class; 0 FIXED. reason[class] is an event index while known.
+
+    head_dims are the labels of grids' factors whose other factor is a batch of attention.
+    """
 
     of: Labels
     events: list[Event]
     reason: Labels
+    head_dims: list[Labels]
 
 
 class _Resolver:
-    def __init__(self, facts: Facts, before: Labels | None) -> None:
+    def __init__(self, facts: Facts, before: Labels | None, carry: str) -> None:
         self.facts = facts
         self.before = before
+        self.carry = carry
         self.events = list(facts.events)
         self.left: list[Labels] = []
         self.right: list[Labels] = []
@@ -139,17 +149,15 @@ class _Resolver:
 
             def preference(
                 axis: int, factors: list[Labels] = factors, settled: int | None = settled
-            ) -> tuple[bool, bool, bool, bool, bool, int, int]:
+            ) -> tuple[Any, ...]:
                 own = factors[axis][factors[axis] != 0]
-                return (
-                    not drop[own].any(),
-                    axis == settled,
-                    bool(keep[own].any()),
-                    bool(batch[own].any()),
-                    not copies[own].any(),
-                    np.unique(own).size,
-                    -axis,
-                )
+                heads, original = bool(batch[own].any()), not copies[own].any()
+                wanted = {
+                    "auto": (heads, original, np.unique(own).size, -axis),
+                    "outer": (heads, original, -axis),
+                    "inner": (not heads, original, axis),
+                }
+                return (not drop[own].any(), axis == settled, bool(keep[own].any()), *wanted[self.carry])
 
             best = max(options, key=preference)
             for axis in options:
@@ -207,7 +215,21 @@ class _Resolver:
                 self.decide(undecided)
             pending = undecided
         fixed_class = self.fixed_by != _NONE
-        return Classes(np.where(fixed_class[self.of], 0, self.of), self.events, self.fixed_by[self.of])
+        of = np.where(fixed_class[self.of], 0, self.of)
+        return Classes(of, self.events, self.fixed_by[self.of], self._head_dims())
+
+    def _head_dims(self) -> list[Labels]:
+        """The factors beside a batch of attention."""
+        heads = np.zeros(self.count, dtype=bool)
+        for labels in self.facts.batches:
+            heads[self.of[labels]] = True
+        heads[0] = False
+        found = []
+        for grid in self.facts.grids:
+            batch = [bool(heads[self.of[factor]].any()) for factor in grid.factors]
+            if any(batch):
+                found += [factor for factor, is_batch in zip(grid.factors, batch, strict=True) if not is_batch]
+        return found
 
 
 def _along(factor: Labels, axis: int, shape: tuple[int, ...]) -> Labels:
@@ -216,9 +238,9 @@ def _along(factor: Labels, axis: int, shape: tuple[int, ...]) -> Labels:
     return factor.reshape(view)
 
 
-def resolve(facts: Facts, before: Labels | None = None) -> Classes:
+def resolve(facts: Facts, before: Labels | None = None, carry: str = "auto") -> Classes:
     """Decide every class. Terminates: each round fixes or unites something, or decides all grids.
 
     before[raw label] may hold group numbers of an unpruned model, whose decisions are then kept.
     """
-    return _Resolver(facts, before).run()
+    return _Resolver(facts, before, carry).run()

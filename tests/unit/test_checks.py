@@ -191,6 +191,21 @@ def _literal(self, x):
     return self.head(self.mix(y.reshape(x.shape[0], 12, 16).reshape(x.shape[0], 12, 4, 4)).mean((2, 3)))
 
 
+def grouped() -> Net:
+    """6 inputs and 5 outputs in each of 2 groups: left alone, channels inside the groups go."""
+    net = Net()
+    net.mix = nn.Conv2d(12, 10, 1, groups=2)
+    return net
+
+
+class Shuffling(Net):
+    """2 x 6 channels become 6 x 2: left alone, the six go."""
+
+    def features(self, x):
+        y = self.conv(x)
+        return self.mix(y.unflatten(1, (6, 2)).transpose(1, 2).flatten(1, 2)).mean((2, 3))
+
+
 def _deaf_gradient(net: Net) -> None:
     """Forward as it was; nothing reaches what stands before `mix`."""
     net.mix.register_forward_pre_hook(lambda module, args: (args[0].detach(),))
@@ -248,6 +263,10 @@ BAD: dict[str, list[tuple[Callable[[], Subject], Outcome, str]]] = {
     "L2.random-90": [(lambda: subject_of(Net, spoilt(removes(0.82))), FAIL, "a random 90 % selection")],
     "L2.extreme": [(lambda: subject_of(Net, spoilt(lambda s, c: c.removed == s.groups.sample(1.0, s.seed).removed)), FAIL, "the extreme selection")],
     "L2.kinds": [(lambda: subject_of(Net, spoilt(of_one_kind)), FAIL, "channel groups zeroed by producers alone")],
+    "L2.factors": [
+        (lambda: subject_of(grouped, spoilt(lambda s, c: c.groups.carry == "outer")), FAIL, "carried by the outer factors"),
+        (lambda: subject_of(Shuffling, spoilt(lambda s, c: c.groups.carry == "inner")), FAIL, "by the inner factors"),
+    ],
     "L2.compose": [(lambda: subject_of(Net, Reordered), FAIL, "")],
 }  # fmt: skip
 

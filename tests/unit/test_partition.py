@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as fn
 
 import conformance as pc
-from conformance.errors import SelectionError
+from conformance.errors import SelectionError, UsageError
 
 
 class Net(nn.Module):
@@ -59,6 +59,48 @@ class Attention(nn.Module):
         query, key, value = self.qkv(x).view(*x.shape[:2], 3, 2, 4).permute(2, 0, 3, 1, 4)
         mixed = fn.scaled_dot_product_attention(query, key, value)
         return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def test_either_factor_of_a_grid_carries_the_groups():
+    """3 x 2 heads of 4: heads by default, head dims when asked. One reshape makes queries, keys and values."""
+    net, x = Attention(), torch.randn(2, 5, 3)
+    graph = pc.trace(net, x)
+    assert pc.partition(graph, carry="outer").kinds == pc.partition(graph).kinds == ("", "head", "head")
+    inner = pc.partition(graph, carry="inner")
+    assert inner.kinds == ("", *["head dim"] * 4)
+    rows = [0, 4, 8, 12, 16, 20]
+    assert inner.select([1]).slices() == {
+        "qkv.weight": {0: rows}, "qkv.bias": {0: rows}, "out.weight": {1: [0, 4]},
+    }  # fmt: skip
+    exact(net, inner, x)
+    with pytest.raises(UsageError, match="unknown carry 'both'; there are auto, outer, inner"):
+        pc.partition(graph, carry="both")
+
+
+@pytest.mark.parametrize(("carry", "rows"), [("outer", [0, 1, 2]), ("inner", [0, 3])])
+def test_a_grouped_convolution_either_way(carry, rows):
+    """2 groups of 5 inputs and 3 outputs: a whole group goes, or the same channel of both."""
+    net = nn.Sequential(nn.Conv1d(3, 10, 1), nn.ReLU(), nn.Conv1d(10, 6, 1, groups=2), nn.ReLU(), nn.Conv1d(6, 2, 1))
+    x = torch.randn(2, 3, 4)
+    groups = pc.partition(pc.trace(net, x), carry=carry)
+    last = groups.dims[groups.graph.names["4.weight"]][1]
+    assert np.flatnonzero(last == last[0]).tolist() == rows
+    exact(net, groups, x)
+
+
+@pytest.mark.parametrize("order", [("outer", "inner"), ("inner", "outer")])
+def test_heads_and_head_dims_both_go(order):
+    net, x = pc.randomised(Attention().eval()), torch.randn(2, 5, 3)
+    for carry in order:
+        groups = pc.partition(pc.trace(net, x), carry=carry)
+        choice = groups.sample(0.5, seed=1)
+        assert choice.removed
+        subnet = pc.extract(net, choice)
+        for oracle in ("field", "float64"):
+            pc.assert_equivalent(pc.zero(net, choice), subnet, x, oracle=oracle)
+        net = subnet
+    assert net(x).shape == (2, 5, 3)
+    assert sum(p.numel() for p in net.parameters()) < sum(p.numel() for p in Attention().parameters()) / 2
 
 
 KINDS = {
