@@ -50,11 +50,11 @@ def check(backend, *, level, seed, device, dtype, progress, only=()):
     )
 
 
-def describe_groups(backend, *, seed):
+def describe_groups(backend, *, seed, carry):
     return check(backend, level=0, seed=seed, device="cpu", dtype="float32", progress=None)
 
 
-def explain(backend, *, parameter, dim, seed):
+def explain(backend, *, parameter, dim, seed, carry):
     names = [name for name, _ in backend.build().named_parameters()]
     if parameter not in names:
         raise UsageError(f"{backend.name} has no parameter {parameter!r}; did you mean {names[0]}?")

@@ -166,9 +166,10 @@ def _facts(groups: Groups) -> dict[str, Any]:
     for kind in groups.kinds[1:]:
         kinds[kind] = kinds.get(kind, 0) + 1
     smallest = groups.sample(1.0, 0) if groups.count else groups.select([])
-    total = predicted_parameters(groups)
+    total, flops = predicted_parameters(groups), predicted_flops(groups)
     return {
-        "flops": predicted_flops(groups),
+        "flops": flops,
+        "removable_flops": 1 - predicted_flops(groups, smallest) / flops if flops else 0.0,
         "trace_device": groups.graph.device,
         "kinds": kinds,
         "removable_parameters": 1 - predicted_parameters(groups, smallest) / total if total else 0.0,

@@ -100,14 +100,15 @@ def _models(result: SetResult) -> Table:
             VERDICTS[report.outcome],
             count(report.parameters) if report.parameters else "",
             f"{report.removable_parameters:.1%}" if report.trace_device else "",
+            f"{report.removable_flops:.1%}" if report.trace_device else "",
             kinds(report) if report.trace_device else "",
             f"{report.seconds:.1f}",
             report.reason or _failing(report),
         )
         for report in result.reports
     )
-    headers = ("model", "verdict", "parameters", "removable", "groups", "seconds", "reason")
-    return Table(headers, rows, frozenset({2, 3, 5}))
+    headers = ("model", "verdict", "parameters", "removable", "of FLOPs", "groups", "seconds", "reason")
+    return Table(headers, rows, frozenset({2, 3, 4, 6}))
 
 
 def _failing(report: ModelReport) -> str:

@@ -88,7 +88,7 @@ def facts(model: ModelReport) -> list[tuple[str, str]]:
         return [("parameters", count(model.parameters))] if model.parameters else []
     found = [
         ("parameters", f"{count(model.parameters)}, {model.removable_parameters:.1%} of them removable"),
-        ("FLOPs", count(model.flops)),
+        ("FLOPs", f"{count(model.flops)}, {model.removable_flops:.1%} of them removable"),
         ("groups", kinds(model)),
     ]
     if model.subnets:
@@ -131,20 +131,21 @@ def check_table(model: ModelReport) -> Table:
 def summary_table(models: Iterable[ModelReport]) -> Table:
     """One row a model."""
     return Table(
-        ("model", "verdict", "parameters", "removable", "groups", "seconds", "reason"),
+        ("model", "verdict", "parameters", "removable", "of FLOPs", "groups", "seconds", "reason"),
         tuple(
             (
                 model.spec,
                 VERDICTS[model.outcome],
                 count(model.parameters) if model.parameters else "",
                 f"{model.removable_parameters:.1%}" if model.trace_device else "",
+                f"{model.removable_flops:.1%}" if model.trace_device else "",
                 kinds(model) if model.trace_device else "",
                 f"{model.seconds:.1f}",
                 model.reason,
             )
             for model in models
         ),
-        frozenset({2, 3, 5}),
+        frozenset({2, 3, 4, 6}),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 
 class Outcome(StrEnum):
@@ -80,6 +80,7 @@ class ModelReport(_Frozen):
     trace_device: str = ""
     kinds: dict[str, int] = Field(default_factory=dict)
     removable_parameters: float = 0.0
+    removable_flops: float = 0.0
     subnets: dict[str, int] = Field(default_factory=dict)
     unverified: list[str] = Field(default_factory=list)
     groups: list[GroupRow] = Field(default_factory=list)

@@ -355,6 +355,7 @@ class TestGoodReports:
         assert report.groups
         assert report.held_back
         assert 0 < report.removable_parameters < 1
+        assert 0 < report.removable_flops < 1
         assert report.kinds == {"channel": 22}
         assert set(report.subnets) == {"same class"}
         assert [number for _, number, _ in seen] == list(range(len(BY_ID)))
