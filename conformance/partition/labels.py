@@ -80,12 +80,16 @@ class Event:
 
 @dataclass(slots=True)
 class Grid:
-    """A flat dimension that is the product of factors: kept(flat[i, j]) = kept(i) and kept(j)."""
+    """A flat dimension that is the product of factors: kept(flat[i, j]) = kept(i) and kept(j).
+
+    prefer is the factor to carry the groups when nothing forces it and nobody says otherwise.
+    """
 
     flat: Labels
     factors: list[Labels]
     shape: tuple[int, ...]
     node: int
+    prefer: int | None = None
 
 
 @dataclass
@@ -255,10 +259,11 @@ class Pass:
             signed.append(zero_if(factor, ~(same & (grid < 0)).any(axis=others)))
         return signed
 
-    def grid(self, flat: Labels, factors: list[Labels], shape: tuple[int, ...]) -> None:
+    def grid(self, flat: Labels, factors: list[Labels], shape: tuple[int, ...], *, prefer: int | None = None) -> None:
         """Say that an existing flat dimension is the product of existing factors."""
         if self.final is None:
-            self.facts.grids.append(Grid(np.abs(flat), [np.abs(factor) for factor in factors], shape, self.node))
+            own = [np.abs(factor) for factor in factors]
+            self.facts.grids.append(Grid(np.abs(flat), own, shape, self.node, prefer))
 
 
 def _along(factor: Labels, axis: int, shape: tuple[int, ...]) -> Labels:

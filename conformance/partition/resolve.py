@@ -148,12 +148,12 @@ class _Resolver:
             settled = self._settled_before(grid)
 
             def preference(
-                axis: int, factors: list[Labels] = factors, settled: int | None = settled
+                axis: int, grid: Grid = grid, factors: list[Labels] = factors, settled: int | None = settled
             ) -> tuple[Any, ...]:
                 own = factors[axis][factors[axis] != 0]
                 heads, original = bool(batch[own].any()), not copies[own].any()
                 wanted = {
-                    "auto": (heads, original, np.unique(own).size, -axis),
+                    "auto": (axis == grid.prefer, heads, original, np.unique(own).size, -axis),
                     "outer": (heads, original, -axis),
                     "inner": (not heads, original, axis),
                 }

@@ -149,6 +149,8 @@ def _program(nodes: list[Node], graph: Graph, choice: Selection, path: str, read
     if len(taken) != 1 or len(given) != 1:
         raise ExtractionError(f"{path} takes {len(taken)} tensors and gives {len(given)}, a norm one and one")
     steps = steps_of(graph, choice, nodes)
+    free = [whole_width.of_any_batch(graph, choice, node) for node in nodes]
+    steps = [(*new, {}, old[3]) if new else old for new, old in zip(free, steps, strict=True)]
     if any(isinstance(step[0], torch._ops.OpOverload) and base_name(step[0]) in _WITH_SIZES for step in steps):
         raise ExtractionError(f"{path} writes sizes into its operations")
     return Call(state, steps, taken.pop(), given.pop())

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from conformance.graph.tape import Graph, Node, Ref
@@ -65,15 +66,19 @@ def fused_rms_norm(
 
 
 def group_norm(
-    x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, channels: int, eps: float
+    x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, groups: int, channels: int, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """native_group_norm of one group as over `channels` channels."""
-    whole = pad_end(x, [1], [channels])
+    """native_group_norm of `groups` groups as over `channels` channels in each."""
+    parts = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
+    whole = pad_end(parts, [2], [channels]).flatten(1, 2)
     space = math.prod(x.shape[2:])
-    made, mean, scale = aten.native_group_norm.default(whole, None, None, x.shape[0], channels, space, 1, eps)
+    made, mean, scale = aten.native_group_norm.default(
+        whole, None, None, x.shape[0], groups * channels, space, groups, eps
+    )
+    made = _cut(made.view(x.shape[0], groups, channels, *x.shape[2:]), [2], parts).reshape(x.shape)
     shape = [1, -1, *[1] * (x.ndim - 2)]
     own = (None if tensor is None else tensor.view(shape) for tensor in (weight, bias))
-    return _affine(_cut(made, [1], x), *own), mean, scale
+    return _affine(made, *own), mean, scale
 
 
 def mean(x: torch.Tensor, dims: list[int], keepdim: bool, dtype: torch.dtype | None, count: int) -> torch.Tensor:
@@ -99,7 +104,16 @@ def _affine(x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | N
 
 def replaced(graph: Graph, choice: Selection, node: Node) -> Step | None:
     """What computes the node's result from the positions that stay; None when it counts none that left."""
-    function = _STEPS.get(base_name(node.op))
+    return _built(_STEPS, graph, choice, node)
+
+
+def of_any_batch(graph: Graph, choice: Selection, node: Node) -> Step | None:
+    """The same, for an operation with the batch size among its arguments, without that; None for others."""
+    return _built(_BATCHED, graph, choice, node)
+
+
+def _built(table: dict[str, Build], graph: Graph, choice: Selection, node: Node) -> Step | None:
+    function = table.get(base_name(node.op))
     if function is None:
         return None
     names = [argument.name for argument in node.op._schema.arguments]
@@ -127,13 +141,18 @@ def _over_last(function: Any) -> Build:
     return step
 
 
-def _one_group(function: Any) -> Build:
+def _in_groups(function: Any, *, always: bool = False) -> Build:
     def step(graph: Graph, choice: Selection, node: Node, bound: dict[str, Any]) -> Step | None:  # noqa: ARG001
         x: Ref = bound["input"]
-        if bound.get("group", bound.get("num_groups")) != 1 or not _shrinks(graph, choice, x, [1]):
+        groups = int(bound["group"] if "group" in bound else bound["num_groups"])
+        # Whole groups leave by themselves; what counts is whether those that stay lose channels.
+        channels = graph.values[x.index].shape[1] // groups
+        stays = np.zeros(groups * channels, dtype=bool)
+        stays[choice.kept(x.index, 1)] = True
+        groups_left = int(stays.reshape(groups, channels).any(1).sum())
+        if groups_left * channels == int(stays.sum()) and not always:
             return None
-        channels = graph.values[x.index].shape[1]
-        return function, (x, bound.get("weight"), bound.get("bias"), channels, bound.get("eps", 1e-5))
+        return function, (x, bound.get("weight"), bound.get("bias"), groups_left, channels, bound.get("eps", 1e-5))
 
     return step
 
@@ -181,9 +200,11 @@ _STEPS: dict[str, Build] = {
     "layer_norm": _over_last(_first(layer_norm)),
     "rms_norm": _over_last(rms_norm),
     "_fused_rms_norm": _over_last(fused_rms_norm),
-    "native_group_norm": _one_group(group_norm),
-    "group_norm": _one_group(_first(group_norm)),
+    "native_group_norm": _in_groups(group_norm),
+    "group_norm": _in_groups(_first(group_norm)),
     "mean": _mean,
     "var": _moments,
     "var_mean": _moments,
 }
+
+_BATCHED: dict[str, Build] = {"native_group_norm": _in_groups(group_norm, always=True)}

@@ -58,7 +58,14 @@ def test_norms_are_those_of_the_full_width(size, seed, affine):
     close(whole_width.moments(*given_), torch.var_mean(full, 1, keepdim=True))
     maps, wide = x[None].mT.contiguous(), full[None].mT.contiguous()  # (1, channels, 3)
     expected = aten.native_group_norm.default(wide, wide_weight, wide_bias, 1, whole, 3, 1, 1e-5)
-    close(whole_width.group_norm(maps, weight, bias, whole, 1e-5)[0], expected[0][:, kept])
+    close(whole_width.group_norm(maps, weight, bias, 1, whole, 1e-5)[0], expected[0][:, kept])
+    maps, wide = maps.repeat(1, 2, 1), wide.repeat(1, 2, 1)  # two norm groups, each of them cut alike
+    maps[:, len(kept) :] += 1
+    wide[:, [whole + position for position in kept]] += 1
+    made = whole_width.group_norm(maps, None, None, 2, whole, 1e-5)
+    expected = aten.native_group_norm.default(wide, None, None, 1, 2 * whole, 3, 2, 1e-5)
+    close(made[0], expected[0][:, [*kept, *(whole + position for position in kept)]])
+    close(made[1:], expected[1:])
 
 
 def test_a_short_dtype_is_summed_in_a_long_one():
@@ -147,6 +154,28 @@ def test_a_subnet_is_compared_with_itself(oracle):
         other = copy.deepcopy(subnet)
         other.norm.weight[0] += 1
     assert not pc.equivalent(subnet, other, X, oracle=oracle, choice=nothing).equal
+
+
+@pytest.mark.parametrize("conv", [nn.Conv2d, nn.ConvTranspose2d])
+def test_channels_leave_the_groups_of_a_group_norm(conv):
+    """The same channels of each group, or whole groups: the subnet is as exact, and keeps its class."""
+    net = pc.randomised(nn.Sequential(conv(3, 15, 3), nn.GroupNorm(3, 15), nn.GELU(), nn.Conv2d(15, 2, 1)).eval())
+    image = torch.randn(2, 3, 6, 6)
+    graph = pc.trace(net, image)
+    assert pc.partition(graph).fingerprint == pc.partition(graph, carry="outer").fingerprint
+    inner = pc.partition(graph, carry="inner")
+    assert inner.count == 5
+    choice = inner.sample(0.5, seed=0)
+    subnet = pc.extract(net, choice)
+    assert pc.kind_of(subnet) == "same class"
+    assert subnet[0].out_channels == 3 * (5 - len(choice))
+    for oracle in ("field", "float64"):
+        pc.assert_equivalent(pc.zero(net, choice), subnet, image, oracle=oracle)
+        pc.assert_equivalent(pc.zero(net, choice), subnet, torch.randn(3, 3, 7, 5), oracle=oracle)
+    again = pc.partition(pc.trace(subnet, image), pruned=choice)
+    assert again.count == 5 - len(choice)
+    more = again.select([1])
+    pc.assert_equivalent(pc.zero(subnet, more), pc.extract(subnet, more), image)
 
 
 def test_a_group_norm_of_one_group_is_pruned_again():

@@ -96,7 +96,7 @@ def _normalised(
 
 @rule("native_group_norm", "group_norm")
 def group_norm(p: Pass, call: Call) -> list[Dims]:
-    """Whole norm groups leave together: the channels inside one share their moments.
+    """Whole norm groups leave, or the same zero channels of every group: the channels inside share their moments.
 
     One group over all channels is as a layer norm: zero channels may go.
     """
@@ -111,22 +111,22 @@ def group_norm(p: Pass, call: Call) -> list[Dims]:
     base = channels
     if is_fixed(base):
         base = next((t.dims[0] for t in (weight, bias) if t is not None), base)
+    # A group that is zero as a whole normalises to zero; single channels of one do not.
+    together = np.ones(channels.size, dtype=bool)
+    of_group = fixed(groups)
     if groups == 1:
         p.require_zero(channels, "is not zero where it is normalised over")
+        together[:] = False
     elif not is_fixed(base):
-        parts = base.reshape(groups, -1)
-        for column in range(1, parts.shape[1]):
-            p.join(np.ascontiguousarray(parts[:, 0]), np.ascontiguousarray(parts[:, column]))
-    # A group that is zero as a whole normalises to zero; single channels of one do not.
-    out = _affine_zero(zero_if(base, channels > 0), weight, bias, centred=groups > 1)
+        of_group = p.fresh(groups, "whole group")
+        inside = p.fresh(channels.size // groups, "channel in group")
+        p.grid(base, [of_group, inside], (groups, inside.size), prefer=0)
+        together = np.abs(base) == np.repeat(np.abs(of_group), inside.size)
+        p.require_zero(np.where(together, np.abs(channels), channels), "is not zero where it is normalised over")
+    out = _affine_zero(zero_if(base, (channels > 0) & together), weight, bias, centred=True)
     rows = nonzero(x.dims[0])
     made = [x.dims[0] if bias is None else rows, out, *x.dims[2:]]
-    of_group = (
-        fixed(groups)
-        if is_fixed(base) or groups == 1
-        else nonzero(np.ascontiguousarray(base.reshape(groups, -1)[:, 0]))
-    )
-    return [made, *([rows, of_group] for _ in call.out_shapes[1:])]
+    return [made, *([rows, nonzero(of_group)] for _ in call.out_shapes[1:])]
 
 
 @rule("_weight_norm_interface")
