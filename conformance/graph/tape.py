@@ -36,6 +36,10 @@ class Value:
         return self.dtype.is_floating_point or self.dtype.is_complex
 
 
+_SHAPED_BY_VALUES = frozenset(("torchvision::nms",))
+"""Operations that do not say so by torch's own tag."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where in the model's code an operation came from."""
@@ -107,6 +111,14 @@ class Graph:
         for name, index in self.names.items():
             found.setdefault(index, []).append(name)
         return found
+
+    def shaped_by_values(self, node: Node) -> bool:
+        """Whether the operation's result has as many positions as values say: boxes kept, places that are not zero."""
+        name = node.op._schema.name
+        if name == "aten::index":  # by numbers it has their shape, by a mask as many as are true
+            masks = (torch.bool, torch.uint8)
+            return any(self.values[index].dtype in masks for index in refs(node.args[1]))
+        return torch.Tag.dynamic_output_shape in node.op.tags or name in _SHAPED_BY_VALUES
 
     def operations(self) -> dict[str, int]:
         """How often each operation occurs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,7 +83,8 @@ def _plan_matches(module: torch.nn.Module, graph: Graph, choice: Selection, repl
 
     On the meta device this costs no arithmetic, and it weeds out wrong repairs: a head count left
     alone shows as an attention of another shape, a changed scale as another number. Modules that were
-    `replaced` run other operations by design.
+    `replaced` run other operations by design. Shapes that depend on values end the comparison: the sliced
+    model has other values, and what it computes is for the oracles to say.
     """
     try:
         seen = trace(module, graph.args, graph.kwargs, device=graph.device)
@@ -91,6 +93,11 @@ def _plan_matches(module: torch.nn.Module, graph: Graph, choice: Selection, repl
     mine, theirs = (
         [node for node in tape.nodes if base_name(node.op) not in _LAYOUT and node.module not in replaced]
         for tape in (seen, graph)
+    )
+    whole = len(mine), len(theirs)
+    mine, theirs = (
+        list(itertools.takewhile(lambda node, tape=tape: not tape.shaped_by_values(node), nodes))  # type: ignore[misc]
+        for tape, nodes in ((seen, mine), (graph, theirs))
     )
     if len(mine) != len(theirs):
         return False
@@ -103,6 +110,8 @@ def _plan_matches(module: torch.nn.Module, graph: Graph, choice: Selection, repl
         shapes = [seen.values[index].shape for index in refs(one.outputs)]
         if shapes != [choice.shape(index) for index in refs(other.outputs)]:
             return False
+    if whole != (len(mine), len(theirs)):
+        return True
     return [seen.values[i].shape for i in seen.outputs] == [graph.values[i].shape for i in graph.outputs]
 
 

@@ -684,7 +684,8 @@ IDENTITIES = {
 
 
 def test_every_rule_has_a_case():
-    assert set(FIELD_RULES) == set(RING) | set(IDENTITIES)
+    of_aten = {name for name in FIELD_RULES if "::" not in name}  # others: test_detection.py
+    assert of_aten == set(RING) | set(IDENTITIES)
     assert not set(RING) & set(IDENTITIES)
 
 

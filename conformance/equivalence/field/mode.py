@@ -16,9 +16,9 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conformance.equivalence.field import linear, normal, pointwise, spatial  # noqa: F401 - they register
+from conformance.equivalence.field import detection, linear, normal, pointwise, spatial  # noqa: F401 - they register
 from conformance.equivalence.field.modulus import Field
-from conformance.equivalence.field.table import FIELD_RULES, Exact, is_residue, mark, storage
+from conformance.equivalence.field.table import FIELD_RULES, Exact, bounded, bounds, is_residue, mark, storage
 from conformance.errors import UnsupportedOperation
 from conformance.graph.tape import tensors_in
 from conformance.graph.trace import decomposed
@@ -44,6 +44,7 @@ _ANSWERS = frozenset((
     "eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite", "argmax", "argmin", "argsort", "logical_not",
     "logical_and", "logical_or", "zeros_like", "ones_like", "new_zeros", "new_ones", "nonzero", "any", "all",
     "isclose", "sym_size", "sym_stride", "sym_numel", "is_same_size", "searchsorted", "bucketize", "rand_like",
+    "torchvision::nms",
 ))  # fmt: skip
 """Operations whose result is no residue: answers about order, and fresh constants."""
 
@@ -155,6 +156,7 @@ class FieldMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise UnsupportedOperation(func._schema.name.replace("::", "."), f"residues do not fit {target.dtype}")
         if result is not target:
             target.copy_(result)
+        target._bounds = bounds(result)  # type: ignore[attr-defined]
         if target.untyped_storage()._cdata in self.state:
             _KEPT.clear()  # a forward that writes to parameters: nobody else shall see that
         return self.adopt(target)
@@ -173,7 +175,10 @@ def _result_dtype(name: str, args: Any, kwargs: Any) -> torch.dtype:
 
 
 def _as_residue(leaf: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return mark(leaf.to(dtype)) if leaf.is_floating_point() else leaf
+    if not leaf.is_floating_point():
+        return leaf
+    made, known = mark(leaf.to(dtype)), bounds(leaf)
+    return bounded(made, *known) if known else made
 
 
 def embedded(model: torch.nn.Module, arithmetic: Field) -> torch.nn.Module:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from conformance.equivalence.field.table import Exact, exact, is_residue
+from conformance.equivalence.field.table import Exact, bounded, bounds, exact, is_residue
 from conformance.errors import UnsupportedOperation
 
 
@@ -136,7 +138,20 @@ def unary(e: Exact) -> torch.Tensor:
         result: torch.Tensor = getattr(torch.ops.aten, e.name).default(z, **rest) if _is_inplace(op) else op(z, **rest)
         return result
 
-    return e.random(f"{e.name}:{numbers}" if numbers else e.name, e.residue(first), plain)
+    made = e.random(f"{e.name}:{numbers}" if numbers else e.name, e.residue(first), plain)
+    if e.name in ("floor", "ceil", "round", "trunc"):
+        return bounded(made, -math.inf, math.inf)
+    return _clamped(e, made, plain) if e.name == "clamp" and bounds(e.get(first)) else made
+
+
+def _clamped(e: Exact, made: torch.Tensor, plain: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Whole numbers between two whole numbers stay such: code may read them as integers."""
+    low, high = e.get("min"), e.get("max")
+    if low is None or high is None or low != int(low) or high != int(high) or not 0 <= high - low < 2**10:
+        return made
+    chosen = torch.remainder(made, high - low + 1) + low
+    at_zero = float(plain(torch.zeros(1, dtype=torch.float64))[0])
+    return bounded(torch.where(e.residue(next(iter(e.bound))) == 0, at_zero, chosen), low, high)
 
 
 def _is_inplace(op: Any) -> bool:
@@ -198,7 +213,7 @@ def copy(e: Exact) -> torch.Tensor:
 
 @exact("_to_copy")
 def to_copy(e: Exact) -> torch.Tensor:
-    """Between floating types: the same residues. To booleans: is it non-zero."""
+    """Between floating types: the same residues. To booleans: is it non-zero. To integers: of a known range."""
     dtype = e.get("dtype")
     x = e.residue("self")
     device = e.get("device")
@@ -206,6 +221,9 @@ def to_copy(e: Exact) -> torch.Tensor:
         return x.to(device) if device is not None else x.clone()
     if dtype == torch.bool:
         return x != 0
+    low, high = bounds(e.get("self")) or (-math.inf, math.inf)
+    if math.isfinite(high - low):
+        return x.to(dtype)
     raise UnsupportedOperation("aten._to_copy", f"a computed value is read as {dtype}")
 
 

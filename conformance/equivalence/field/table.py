@@ -61,6 +61,17 @@ class Exact:
         return self.field.apply(name, function, x)
 
 
+def bounds(tensor: torch.Tensor) -> tuple[float, float] | None:
+    """The range of a computed tensor of whole numbers, where it is known to hold such; else None."""
+    return getattr(tensor, "_bounds", None)
+
+
+def bounded(tensor: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """Say that a tensor holds the residues of whole numbers from low to high."""
+    tensor._bounds = (low, high)  # type: ignore[attr-defined]
+    return tensor
+
+
 def is_residue(tensor: torch.Tensor) -> bool:
     """Whether a tensor was made by the field's arithmetic."""
     return getattr(tensor, "_residue", False)

@@ -3,6 +3,7 @@
 from conformance.partition.rules import (
     contraction,
     creation,
+    detection,
     elementwise,
     indexing,
     normalisation,
@@ -17,6 +18,7 @@ __all__ = [
     "base_name",
     "contraction",
     "creation",
+    "detection",
     "elementwise",
     "hold_all",
     "indexing",
