@@ -184,9 +184,10 @@ def _as_residue(leaf: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def embedded(model: torch.nn.Module, arithmetic: Field) -> torch.nn.Module:
     """A copy of the model, in evaluation mode, whose floating parameters and buffers are residues."""
     memo: dict[int, Any] = {}
+    of = _residues_of if sum(parameter.numel() for parameter in model.parameters()) <= _KEEP else _fresh_residues
     for parameter in model.parameters():
         if parameter.is_floating_point() or parameter.is_complex():
-            memo[id(parameter)] = _residues_of(parameter, arithmetic)
+            memo[id(parameter)] = of(parameter, arithmetic)
     for buffer in model.buffers():
         if buffer.is_floating_point():
             memo[id(buffer)] = mark(arithmetic.embed(buffer).to(storage(buffer.dtype)))
@@ -215,11 +216,15 @@ def _residues_of(parameter: torch.nn.Parameter, arithmetic: Field) -> torch.nn.P
     key = (id(parameter), arithmetic)
     kept = _KEPT.pop(key, None)
     if kept is None or not _unchanged(parameter, kept):
-        held = arithmetic.embed(parameter).to(storage(parameter.dtype))
-        residues: torch.nn.Parameter = mark(torch.nn.Parameter(held, requires_grad=False))  # type: ignore[assignment]
-        kept = _Kept(weakref.ref(parameter), parameter.detach().clone(), residues)
+        kept = _Kept(weakref.ref(parameter), parameter.detach().clone(), _fresh_residues(parameter, arithmetic))
     _KEPT[key] = kept
     return kept.residues
+
+
+def _fresh_residues(parameter: torch.nn.Parameter, arithmetic: Field) -> torch.nn.Parameter:
+    held = arithmetic.embed(parameter).to(storage(parameter.dtype))
+    residues: torch.nn.Parameter = mark(torch.nn.Parameter(held, requires_grad=False))  # type: ignore[assignment]
+    return residues
 
 
 def _unchanged(parameter: torch.nn.Parameter, kept: _Kept) -> bool:
