@@ -69,5 +69,5 @@ def slice_state(model: torch.nn.Module, choice: Selection) -> list[str]:
 
 def digest(tensor: torch.Tensor) -> tuple[tuple[int, ...], str]:
     """Shape and hash of the bytes: tells whether a tensor changed, without a copy of it being held."""
-    flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return tuple(tensor.shape), hashlib.blake2b(flat.numpy(), digest_size=16).hexdigest()
+    flat: torch.Tensor = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    return tuple(tensor.shape), hashlib.blake2b(flat.numpy().data, digest_size=16).hexdigest()
