@@ -131,6 +131,12 @@ def zoo(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def meta(session: nox.Session) -> None:
+    """The checker's own score: faults planted in correct subnets; `-- --table docs/checker-score.md` renews it."""
+    session.run(str(environment(session)), "tests/meta/score.py", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
 def benchmark(session: nox.Session) -> None:
     """How long the engine takes beside others; `-- --table docs/performance.md` renews the figures there."""
     python(session, "pytest", "tests/benchmarks", *session.posargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -36,6 +37,21 @@ class Pair:
     verdict: Verdict
 
 
+def _traits(model: torch.nn.Module) -> dict[str, str]:
+    """What must stay as it is: a digest of every parameter and buffer, and every module's training mode."""
+    state = [*model.named_parameters(), *model.named_buffers()]
+    digests = {name: _digest(tensor) for name, tensor in state}
+    return digests | {
+        f"the training mode of {name or 'the whole'}": str(m.training) for name, m in model.named_modules()
+    }
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    """Changes with any bit; a copy of the tensor would cost memory."""
+    held = tensor.detach().cpu().contiguous()
+    return f"{held.dtype}{tuple(held.shape)}{hashlib.sha256(held.reshape(-1).view(torch.uint8).numpy()).hexdigest()}"
+
+
 @dataclass
 class Subject:
     """One model under test. kinds counts which kind of subnet each selection ended as."""
@@ -46,6 +62,7 @@ class Subject:
     device: str = "cpu"
     command: str = ""
     kinds: dict[str, int] = field(default_factory=dict)
+    _before: dict[str, str] = field(default_factory=dict)
     _pairs: dict[tuple[str, tuple[int, ...]], Pair] = field(default_factory=dict)
     _inputs: dict[tuple[int, int], Inputs] = field(default_factory=dict)
 
@@ -74,6 +91,8 @@ class Subject:
 
     def pair(self, choice: Selection) -> Pair:
         """The zeroed model and the best subnet of a selection; each selection is built once."""
+        if not self._before:
+            self._before = _traits(self.model)
         key = choice.groups.fingerprint, choice.removed
         if key not in self._pairs:
             self._pairs.clear()  # one pair at a time: it holds two copies of the model
@@ -94,6 +113,11 @@ class Subject:
         if last is None:
             raise CheckFailed(verdict.reason)
         return Pair(choice, full, last, verdict)
+
+    def touched(self) -> str:
+        """What of the original is not as it was before the first pair was made; '' where all is."""
+        now = _traits(self.model)
+        return next((name for name in {**self._before, **now} if self._before.get(name) != now.get(name)), "")
 
     def at(self, pair: Pair, batch: int, draw: int) -> torch.nn.Module:
         """The pair's subnet for inputs of another batch: a graph subnet is traced again for them."""

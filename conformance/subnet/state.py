@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 
 from conformance.errors import SelectionError
@@ -65,9 +63,3 @@ def slice_state(model: torch.nn.Module, choice: Selection) -> list[str]:
                 raise SelectionError(f"{name} is neither a parameter nor a buffer of its module")
             changed.append(name)
     return changed
-
-
-def digest(tensor: torch.Tensor) -> tuple[tuple[int, ...], str]:
-    """Shape and hash of the bytes: tells whether a tensor changed, without a copy of it being held."""
-    flat: torch.Tensor = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return tuple(tensor.shape), hashlib.blake2b(flat.numpy().data, digest_size=16).hexdigest()

@@ -22,6 +22,7 @@ from conformance.equivalence.compare import equivalent
 from conformance.errors import UsageError
 from conformance.report.schema import CheckResult, ModelReport, Outcome
 from conformance.subnet.extract import GRAPH, Candidate
+from conformance.subnet.zero import zero_
 
 SPEC = Path(__file__).resolve().parents[2] / "docs" / "spec.md"
 BY_ID = {item.id: item for item in checks()}
@@ -142,11 +143,35 @@ class Greedy(Subject):
         return pair
 
 
+class Zeroing(Subject):
+    """As Greedy, but the same selection does no more harm the second time."""
+
+    def _build(self, choice, full):
+        zero_(self.model, choice)
+        return super()._build(choice, full)
+
+
+class Waking(Subject):
+    """Making a subnet puts the original into training mode."""
+
+    def _build(self, choice, full):
+        pair = super()._build(choice, full)
+        self.model.bn.train()
+        return pair
+
+
 class Whole(Subject):
     """Nothing is cut out of the subnets."""
 
     def _build(self, choice, full):
         return dataclasses.replace(super()._build(choice, full), subnet=Candidate(full, "same class"))
+
+
+def after_counts(kind) -> Subject:
+    """A subject of which an earlier check has made the same subnet."""
+    subject = subject_of(Net, kind)
+    subject.pair(subject.groups.sample(0.5, subject.seed))
+    return subject
 
 
 def with_groups(change: Callable[[pc.Groups], pc.Groups]) -> Subject:
@@ -246,6 +271,8 @@ BAD: dict[str, list[tuple[Callable[[], Subject], Outcome, str]]] = {
     "L2.identity": [
         (lambda: subject_of(Net, spoilt(lambda subject, choice: not choice.removed)), FAIL, "an empty selection"),
         (lambda: subject_of(Net, Greedy), FAIL, "changed head.bias of the original model"),
+        (lambda: after_counts(Zeroing), FAIL, "of the original model"),
+        (lambda: after_counts(Waking), FAIL, "changed the training mode of bn of the original model"),
     ],
     "L2.random-50": [
         (lambda: subject_of(Net, spoilt(removes(0.5))), FAIL, "a random 50 % selection"),
