@@ -9,7 +9,8 @@ pc.assert_equivalent(full, subnet, args)
 """
 
 from conformance.checks.door import check_model
-from conformance.equivalence.compare import assert_equivalent, equivalent
+from conformance.diagnosis.assertion import assert_equivalent
+from conformance.equivalence.compare import equivalent
 from conformance.equivalence.verdict import Status, Verdict
 from conformance.graph.tape import Graph
 from conformance.graph.trace import trace

@@ -36,3 +36,9 @@ class UnsupportedOperation(ConformanceError):  # noqa: N818 - reads as the reaso
         super().__init__(f"{operation}: {reason}")
         self.operation = operation
         self.reason = reason
+
+
+def sentence(error: BaseException) -> str:
+    """Class and first line of any exception, for messages."""
+    first = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {first[0] if first else 'no message'}"

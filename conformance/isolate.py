@@ -25,8 +25,9 @@ from typing import IO, Any
 
 import psutil
 
+from conformance.diagnosis.finding import CUT_OFF
 from conformance.errors import ConformanceError, UsageError
-from conformance.report.schema import ModelReport, Outcome
+from conformance.report.schema import CheckResult, ModelReport, Outcome
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done and how many there are."""
@@ -49,7 +50,7 @@ class Cancelled(ConformanceError):  # noqa: N818 - not a failure
 class Request:
     """What to check, and how. input_shape leaves the batch out; threads is torch's (0: its default).
 
-    only holds patterns of the level 2 checks to run.
+    only holds patterns of the level 2 checks to run, remove names groups that these look at.
     """
 
     spec: str
@@ -60,6 +61,7 @@ class Request:
     input_shape: tuple[int, ...] | None = None
     threads: int = 0
     only: tuple[str, ...] = ("*",)
+    remove: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +72,13 @@ class Limits:
     gib: float | None = None
 
 
-def check_here(request: Request, progress: Progress | None = None) -> ModelReport:
-    """Load and check the model in this process. Raises UsageError when it cannot be loaded."""
+def check_here(
+    request: Request, progress: Progress | None = None, settled: Callable[[ModelReport], None] | None = None
+) -> ModelReport:
+    """Load and check the model in this process. Raises UsageError when it cannot be loaded.
+
+    settled(report) is called with a verdict that stands while its failures are still being diagnosed.
+    """
     import torch
 
     from conformance.spec_loader import load
@@ -89,6 +96,8 @@ def check_here(request: Request, progress: Progress | None = None) -> ModelRepor
         dtype=request.dtype,
         progress=progress,
         only=request.only,
+        remove=request.remove,
+        settled=settled,
     )
 
 
@@ -102,7 +111,8 @@ def check_isolated(
     """Load and check the model in a child process.
 
     A child over a limit is killed and the report's outcome is ERROR with the reason, as it is when the
-    child dies or meets an internal error; on_trace then gets the child's traceback or last output.
+    child dies or meets an internal error; on_trace then gets the child's traceback or last output. A verdict
+    that was there by then stands, and its diagnoses say why they were cut off.
     Raises UsageError when the model cannot be loaded and Cancelled once `cancel` is set.
     """
     started = time.monotonic()
@@ -117,6 +127,8 @@ def check_isolated(
             _kill(process)
         printed = _tail(output)
     seconds = time.monotonic() - started
+    if message.get("settled") is not None:
+        return _cut_off(ModelReport.model_validate(message["settled"]), message["ended"])
     if "report" in message:
         return ModelReport.model_validate(message["report"])
     if "usage" in message:
@@ -139,6 +151,18 @@ def failed(request: Request, reason: str, seconds: float = 0.0) -> ModelReport:
         seed=request.seed,
         seconds=seconds,
     )
+
+
+def _cut_off(report: ModelReport, reason: str) -> ModelReport:
+    """A report whose diagnoses are not finished, with the reason in them."""
+
+    def explained(check: CheckResult) -> CheckResult:
+        if check.diagnosis is None or check.diagnosis.problem != CUT_OFF:
+            return check
+        found = dataclasses.replace(check.diagnosis, problem=f"{CUT_OFF}: {reason}")
+        return check.model_copy(update={"diagnosis": found})
+
+    return report.model_copy(update={"checks": [explained(check) for check in report.checks]})
 
 
 def _no_progress(_what: str, _done: int, _total: int) -> None:
@@ -177,22 +201,28 @@ def _watch(
     threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
     deadline = None if limits.seconds is None else time.monotonic() + limits.seconds
     next_look = time.monotonic()
+    settled = None
     while True:
         if cancel is not None and cancel.is_set():
             raise Cancelled(f"{request.spec} was called off")
         if deadline is not None and time.monotonic() > deadline:
-            return {"ended": f"timed out after {limits.seconds:g} s"}
+            return {"ended": f"timed out after {limits.seconds:g} s", "settled": settled}
         if limits.gib is not None and time.monotonic() >= next_look:
             next_look = time.monotonic() + _MEMORY_SECONDS
             if _resident(process.pid) > limits.gib * _GIB:
-                return {"ended": f"out of memory: used over {limits.gib:g} GiB"}
+                return {"ended": f"out of memory: used over {limits.gib:g} GiB", "settled": settled}
         try:
             line = lines.get(timeout=_POLL_SECONDS)
         except queue.Empty:
             continue
         if line is None:
-            return {"ended": _how_it_ended(process)}
+            return {"ended": _how_it_ended(process), "settled": settled}
         message: dict[str, Any] = json.loads(line)
+        if "settled" in message:
+            settled = message["settled"]
+            continue
+        if "ended" in message:
+            return {**message, "settled": settled}
         if "progress" not in message:
             return message
         what, done, total = message["progress"]
@@ -264,8 +294,8 @@ def child() -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     fields = json.loads(_read_line(requests))
-    shape, only = fields.pop("input_shape"), tuple(fields.pop("only"))
-    request = Request(**fields, only=only, input_shape=tuple(shape) if shape is not None else None)
+    shape, only, remove = fields.pop("input_shape"), tuple(fields.pop("only")), tuple(fields.pop("remove"))
+    request = Request(**fields, only=only, remove=remove, input_shape=tuple(shape) if shape is not None else None)
     threading.Thread(target=_end_with_parent, args=(requests,), daemon=True).start()
 
     def send(message: dict[str, Any]) -> None:
@@ -275,8 +305,11 @@ def child() -> None:
     def progress(what: str, done: int, total: int) -> None:
         send({"progress": [what, done, total]})
 
+    def settled(report: ModelReport) -> None:
+        send({"settled": report.model_dump(mode="json")})
+
     try:
-        send({"report": check_here(request, progress).model_dump(mode="json")})
+        send({"report": check_here(request, progress, settled).model_dump(mode="json")})
     except UsageError as error:
         send({"usage": str(error)})
     except Exception as error:  # noqa: BLE001 - the parent reports it as an internal error

@@ -28,7 +28,7 @@ from conformance.errors import UsageError
 from conformance.report.schema import CheckResult, GroupRow, ModelReport, Outcome
 
 
-def check(backend, *, level, seed, device, dtype, progress, only=()):
+def check(backend, *, level, seed, device, dtype, progress, only=(), **_):
     torch.manual_seed(seed)
     model = backend.build()
     args, kwargs = backend.inputs(2, torch.Generator().manual_seed(seed))

@@ -9,7 +9,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from conformance.backend import Backend, Inputs
-from conformance.checks.runner import Progress, check
+from conformance.checks.runner import GIVEN, Progress, check
 from conformance.errors import UsageError
 from conformance.graph.tape import as_arguments
 from conformance.report.schema import ModelReport
@@ -24,12 +24,16 @@ def check_model(
     seed: int = 0,
     name: str = "",
     progress: Progress | None = None,
+    only: tuple[str, ...] = ("*",),
+    remove: tuple[str, ...] = (),
 ) -> ModelReport:
     """Every check up to `level` on a module and its example inputs. The module is not changed.
 
     The inputs' first dimension is taken for the batch: other batch sizes and inputs are drawn by
     resampling the given ones along it (floats get fresh normal values). Degenerate state is
-    randomised in a copy first, so that faults show. Raises UsageError when there is no tensor input.
+    randomised in a copy first, so that faults show. `only` and `remove` restrict level 2, as the command's
+    options of these names do. Raises UsageError when there is no tensor input, and for what these two
+    name and the model does not have.
     """
     given: Inputs = (as_arguments(args), kwargs or {})
     tensors = [leaf for leaf in pytree.tree_leaves(given) if isinstance(leaf, torch.Tensor)]
@@ -42,8 +46,8 @@ def check_model(
         drawn: Inputs = pytree.tree_map_only(torch.Tensor, lambda leaf: redrawn(leaf, size, batch, generator), given)
         return drawn
 
-    backend = Backend(name or type(model).__name__, lambda: copy.deepcopy(model), inputs, source="given")
-    return check(backend, level=level, seed=seed, device=device, progress=progress)
+    backend = Backend(name or type(model).__name__, lambda: copy.deepcopy(model), inputs, source=GIVEN)
+    return check(backend, level=level, seed=seed, device=device, progress=progress, only=only, remove=remove)
 
 
 def redrawn(tensor: torch.Tensor, size: int, batch: int, generator: torch.Generator) -> torch.Tensor:

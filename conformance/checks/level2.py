@@ -7,6 +7,7 @@ import torch
 
 from conformance.checks.registry import CheckFailed, CheckUnsupported, Finding, check
 from conformance.checks.subject import BATCH, OTHER_BATCH, Subject
+from conformance.diagnosis.locate import Comparison
 from conformance.equivalence.compare import equivalent, evaluate, field_round
 from conformance.errors import SelectionError
 from conformance.graph.tape import tensors_in
@@ -43,7 +44,7 @@ def identity(subject: Subject) -> Finding:
     choice = subject.groups.select([])
     pair = subject.pair(choice)
     compared = subject.require(pair.verdict, choice, "an empty selection")
-    subject.pair(subject.groups.sample(0.5, subject.seed))
+    subject.pair(subject.sample(0.5, subject.seed))
     # Since before the first pair: earlier checks made some, and the same damage is not done twice.
     changed = subject.touched()
     if changed:
@@ -54,18 +55,19 @@ def identity(subject: Subject) -> Finding:
 @check("L2.random-50")
 def random_half(subject: Subject) -> Finding:
     """Half of every axis removed at random is exact, for two inputs and two primes."""
-    choice = subject.groups.sample(0.5, subject.seed)
+    choice = subject.sample(0.5, subject.seed)
     compared = _exact(subject, choice, "a random 50 % selection")
     _not_a_no_op(subject, choice)
     pair = subject.pair(choice)
-    again = field_round(pair.full, pair.subnet.module, subject.inputs(draw=1), seed=subject.seed, number=1)
-    return Finding(compared + subject.require(again, choice, "a random 50 % selection on a second input"))
+    other = Comparison(pair.full, pair.subnet.module, subject.inputs(draw=1), choice, "field", subject.seed, number=1)
+    again = field_round(other.full, other.subnet, other.given, other.seed, other.number)
+    return Finding(compared + subject.require(again, choice, "a random 50 % selection on a second input", other))
 
 
 @check("L2.batch")
 def other_batch(subject: Subject) -> Finding:
     """The same subnet is exact at another batch size and on another input."""
-    choice = subject.groups.sample(0.5, subject.seed)
+    choice = subject.sample(0.5, subject.seed)
     pair = subject.pair(choice)
     given = subject.inputs(OTHER_BATCH, 1)
     try:
@@ -74,15 +76,16 @@ def other_batch(subject: Subject) -> Finding:
         raise CheckFailed(f"the groups differ at batch {OTHER_BATCH}: {error}") from error
     compared = 0
     for oracle in ("field", "float64"):
-        verdict = equivalent(pair.full, subnet, *given, oracle=oracle, seed=subject.seed + 2)
-        compared += subject.require(verdict, choice, f"batch {OTHER_BATCH}")
+        other = Comparison(pair.full, subnet, given, choice, oracle, subject.seed + 2)
+        verdict = equivalent(pair.full, subnet, *given, oracle=oracle, seed=other.seed)
+        compared += subject.require(verdict, choice, f"batch {OTHER_BATCH}", other)
     return Finding(compared, details={"batches": [BATCH, OTHER_BATCH]})
 
 
 @check("L2.same-class", "SHOULD")
 def same_class(subject: Subject) -> Finding:
     """The subnet keeps the model's own class."""
-    pair = subject.pair(subject.groups.sample(0.5, subject.seed))
+    pair = subject.pair(subject.sample(0.5, subject.seed))
     if not pair.verdict.equal:
         raise CheckUnsupported(f"no subnet was found to be equal: {pair.verdict.reason}")
     if pair.subnet.kind == GRAPH:
@@ -93,7 +96,7 @@ def same_class(subject: Subject) -> Finding:
 @check("L2.native", "SHOULD")
 def native(subject: Subject) -> Finding:
     """In the deployed dtype the subnet is close by torch.testing.assert_close's defaults."""
-    choice = subject.groups.sample(0.5, subject.seed)
+    choice = subject.sample(0.5, subject.seed)
     pair = subject.pair(choice)
     verdict = equivalent(pair.full, pair.subnet.module, *subject.inputs(), oracle="native")
     compared = subject.require(verdict, choice, "the deployed dtype")
@@ -103,7 +106,7 @@ def native(subject: Subject) -> Finding:
 @check("L2.gradient", "SHOULD")
 def gradient(subject: Subject) -> Finding:
     """The subnet trains as the zeroed model does: same gradients, same parameters after three steps."""
-    choice = subject.groups.sample(0.5, subject.seed)
+    choice = subject.sample(0.5, subject.seed)
     pair = subject.pair(choice)
     given = subject.inputs()
     verdict = equivalent(pair.full, pair.subnet.module, *given, oracle="gradient", seed=subject.seed, choice=choice)
@@ -113,19 +116,19 @@ def gradient(subject: Subject) -> Finding:
 @check("L2.random-10")
 def random_few(subject: Subject) -> Finding:
     """A tenth of every axis removed at random is exact."""
-    return Finding(_exact(subject, subject.groups.sample(0.1, subject.seed + 1), "a random 10 % selection"))
+    return Finding(_exact(subject, subject.sample(0.1, subject.seed + 1), "a random 10 % selection"))
 
 
 @check("L2.random-90")
 def random_most(subject: Subject) -> Finding:
     """Nine tenths of every axis removed at random is exact."""
-    return Finding(_exact(subject, subject.groups.sample(0.9, subject.seed + 2), "a random 90 % selection"))
+    return Finding(_exact(subject, subject.sample(0.9, subject.seed + 2), "a random 90 % selection"))
 
 
 @check("L2.extreme")
 def extreme(subject: Subject) -> Finding:
     """All but one position of everything removed is exact."""
-    return Finding(_exact(subject, subject.groups.sample(1.0, subject.seed), "the extreme selection"))
+    return Finding(_exact(subject, subject.sample(1.0, subject.seed), "the extreme selection"))
 
 
 @check("L2.kinds")
@@ -135,7 +138,7 @@ def each_kind(subject: Subject) -> Finding:
     seen = sorted(set(zip(groups.kinds[1:], groups.modes[1:], strict=True)))
     compared = 0
     for kind, mode in seen:
-        choice = groups.sample(0.5, subject.seed + 3, kinds=(kind,), modes=(mode,))
+        choice = subject.sample(0.5, subject.seed + 3, kinds=(kind,), modes=(mode,))
         if choice.removed:
             pair = subject.pair(choice)
             compared += subject.require(pair.verdict, choice, f"{kind} groups zeroed by {mode} alone")
@@ -152,8 +155,8 @@ def other_factors(subject: Subject) -> Finding:
         if groups.fingerprint in known:  # the same groups, position by position: no choice was left
             continue
         known.add(groups.fingerprint)
-        choice = groups.sample(0.5, subject.seed + 6)
-        if choice.removed:
+        choice = subject.take_of(groups, groups.sample(0.5, subject.seed + 6))
+        if choice is not None and choice.removed:
             pair = subject.pair(choice)
             compared += subject.require(pair.verdict, choice, f"groups carried by the {carry} factors")
         carried[carry] = {kind: groups.kinds.count(kind) for kind in KINDS if kind in groups.kinds}
@@ -167,7 +170,8 @@ def compose(subject: Subject) -> Finding:
     first = groups.sample(0.25, subject.seed + 4)
     second = groups.sample(0.25, subject.seed + 5)
     rng = np.random.default_rng(subject.seed)
-    both = groups.select(groups.leave_one(np.array(first.union_numbers(second)), rng))
+    drawn = groups.select(groups.leave_one(np.array(first.union_numbers(second)), rng))
+    both = subject.take(drawn)
     first = groups.select([number for number in first.removed if number in set(both.removed)])
     step = subject.pair(first)
     subject.require(step.verdict, first, "the first step")
@@ -181,4 +185,5 @@ def compose(subject: Subject) -> Finding:
         verdict = equivalent(full, twice.module, *subject.inputs(), oracle="field", seed=subject.seed)
         if verdict.equal or twice.kind == GRAPH:
             break
-    return Finding(subject.require(verdict, both, "pruning in two steps"))
+    compared = Comparison(full, twice.module, subject.inputs(), both, "field", subject.seed)
+    return Finding(subject.require(verdict, both, "pruning in two steps", compared))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from conformance.checks.subject import Subject
+    from conformance.diagnosis.locate import Comparison
 
 SPEC = "docs/spec.md"
 
@@ -27,10 +28,15 @@ class Finding:
 
 
 class CheckFailed(Exception):  # noqa: N818 - an outcome, not an error of ours
-    """The model breaks the rule; details help to repeat it."""
+    """The model breaks the rule; details help to repeat it.
 
-    def __init__(self, message: str, **details: Any) -> None:
+    comparison says which two models differ; failures of one kind are taken for the same by a diagnosis.
+    """
+
+    def __init__(self, message: str, *, comparison: Comparison | None = None, kind: str = "", **details: Any) -> None:
         super().__init__(message)
+        self.kind = kind
+        self.comparison = comparison
         self.details = details
 
 

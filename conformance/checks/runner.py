@@ -5,22 +5,30 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from fnmatch import fnmatch
 from typing import Any
 
 from conformance.backend import Backend
 from conformance.checks.activity import describe_silent, silent_groups
+from conformance.checks.diagnose import SECONDS, diagnose
 from conformance.checks.registry import Check, CheckFailed, CheckUnsupported, checks
 from conformance.checks.subject import Subject, prepare
 from conformance.checks.table import group_rows, held_rows
 from conformance.cost import parameter_count, predicted_flops, predicted_parameters
-from conformance.errors import ConformanceError, SelectionError, UsageError
+from conformance.diagnosis.finding import CUT_OFF, Diagnosis
+from conformance.errors import ConformanceError, SelectionError, UsageError, sentence
 from conformance.graph.trace import trace
 from conformance.partition.build import partition
 from conformance.partition.groups import Groups
+from conformance.partition.selection import Selection
+from conformance.partition.words import from_words, to_words
 from conformance.report.schema import CheckResult, ModelReport, Outcome
 
 Progress = Callable[[str, int, int], None]
+Settled = Callable[[ModelReport], None]
+GIVEN = "a given module"
+"""The source of a backend that is a module at hand."""
 
 
 def check(
@@ -32,12 +40,19 @@ def check(
     dtype: str | None = None,
     progress: Progress | None = None,
     only: tuple[str, ...] = ("*",),
+    remove: tuple[str, ...] = (),
+    settled: Settled | None = None,
 ) -> ModelReport:
     """Every check up to `level` on one model. A bad model gives a report, not an exception.
 
     progress(title, done, total) is called before each check. `only` restricts level 2 to checks whose
-    ids match one of these patterns (the levels below are what it stands on, and always run). Raises
-    UsageError for a bad level or patterns that match nothing.
+    ids match one of these patterns (the levels below are what it stands on, and always run). `remove` names
+    groups, as NAME:DIMENSION:POSITIONS, that level 2 looks at in place of the selections it would draw.
+
+    Failing checks of level 2 are diagnosed after all checks have run. settled(report) is called before that
+    and at each step of it, with all that is known by then: should the process be ended, the verdict is there.
+
+    Raises UsageError for a bad level, patterns that match nothing, and groups that the model does not have.
     """
     if not 0 <= level <= 2:
         raise UsageError(f"levels go from 0 to 2, not {level}")
@@ -52,24 +67,100 @@ def check(
     except UsageError:
         raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the builder is the user's code
-        reason = f"the model could not be built: {_sentence(error)}"
+        reason = f"the model could not be built: {sentence(error)}"
         return ModelReport(
             spec=backend.name, outcome=Outcome.ERROR, reason=reason, level=level, seed=seed,
             seconds=time.perf_counter() - start,
         )  # fmt: skip
-    subject.command = _command(backend, level, seed, device, dtype, only)
+    subject.command = _command(backend, level, seed, device, dtype)
     results: list[CheckResult] = []
     for number, item in enumerate(todo):
         if progress:
             progress(item.title, number, len(todo))
         blocked = _blocker(results, item)
+        if item.level == 2 and not blocked and remove:
+            subject.given, subject.words = _named(remove, subject.groups), remove
         results.append(_skipped(item, blocked) if blocked else _run(item, subject))
-    outcome, reason = _outcome(results)
-    return _report(subject, level, results, outcome, reason, time.perf_counter() - start)
+
+    facts = _facts_of(subject, results)
+
+    def report() -> ModelReport:
+        seconds = time.perf_counter() - start
+        outcome, reason = _outcome(results)
+        return ModelReport(
+            spec=backend.name, outcome=outcome, reason=reason, level=level, seed=seed, seconds=seconds, checks=results,
+            **facts,
+        )  # fmt: skip
+
+    def tell(what: str) -> None:
+        if settled:
+            settled(report())
+        if progress:
+            progress(what, len(todo), len(todo))
+
+    _diagnose(subject, todo, results, tell)
+    return report()
 
 
-def _command(backend: Backend, level: int, seed: int, device: str, dtype: str | None, only: tuple[str, ...]) -> str:
-    """What a person types to see the same again."""
+def _named(remove: tuple[str, ...], groups: Groups) -> Selection:
+    try:
+        return from_words(remove, groups)
+    except SelectionError as error:
+        raise UsageError(str(error)) from error
+
+
+def _diagnose(subject: Subject, todo: list[Check], results: list[CheckResult], tell: Callable[[str], None]) -> None:
+    """Put diagnoses into the failing results of level 2, first as not made; their outcomes stay as they are."""
+    failing = [
+        number
+        for number, result in enumerate(results)
+        if result.level == 2 and result.outcome in (Outcome.FAIL, Outcome.ERROR)
+    ]
+    subject._pairs.clear()  # each holds two copies of the model
+    for number in failing:
+        results[number] = _with(results[number], Diagnosis(subject.seed, problem=CUT_OFF), subject)
+    end = time.monotonic() + SECONDS
+    for number in failing:
+        if time.monotonic() >= end:
+            late = Diagnosis(subject.seed, problem=f"the {SECONDS:g} s for diagnoses were spent on other checks")
+            results[number] = _with(results[number], late, subject)
+            continue
+
+        def so_far(found: Diagnosis, what: str, number: int = number) -> None:
+            results[number] = _with(results[number], replace(found, problem=CUT_OFF), subject)
+            tell(f"diagnosis of {results[number].id}: {what}")
+
+        found = diagnose(subject, todo[number], end - time.monotonic(), so_far)
+        results[number] = _with(results[number], found, subject)
+
+
+_MOST_GROUPS_TO_TYPE = 16
+
+
+def _with(result: CheckResult, found: Diagnosis, subject: Subject) -> CheckResult:
+    """The result with its diagnosis, and a command that repeats the smallest selection."""
+    repeat = _repeat(subject, result)
+    if found.smallest is not None and 0 < found.smallest.groups <= _MOST_GROUPS_TO_TYPE:
+        repeat = _repeat(subject, result, found.smallest.words)
+    return result.model_copy(update={"diagnosis": found, "details": {**result.details, "repeat": repeat}})
+
+
+def _repeat(subject: Subject, item: Check | CheckResult, words: tuple[str, ...] = ()) -> str:
+    """What a person types to see this check's outcome again."""
+    if item.level < 2:
+        return subject.command
+    words = words or (() if subject.given is None else to_words(subject.given))
+    if subject.backend.source == GIVEN:
+        removed = f", remove={words!r}" if words else ""
+        return f"{subject.command.removesuffix(')')}, only={(item.id,)!r}{removed})"
+    options = ["--only", item.id, *(part for word in words for part in ("--remove", word))]
+    return f"{subject.command} {shlex.join(options)}"
+
+
+def _command(backend: Backend, level: int, seed: int, device: str, dtype: str | None) -> str:
+    """What a person types to see the same again; a call in Python for a model that has no SPEC."""
+    if backend.source == GIVEN:
+        return f"pc.check_model(model, args, level={level}, seed={seed})"
     words = ["conformance", "check", backend.name, "--level", str(level), "--seed", str(seed)]
     if backend.input_shape is not None:
         words += ["--input-shape", ",".join(map(str, backend.input_shape))]
@@ -77,8 +168,6 @@ def _command(backend: Backend, level: int, seed: int, device: str, dtype: str | 
         words += ["--device", device]
     if dtype not in (None, "float32"):
         words += ["--dtype", str(dtype)]
-    for pattern in only if only != ("*",) else ():
-        words += ["--only", pattern]
     return shlex.join(words)
 
 
@@ -112,16 +201,16 @@ def _run(item: Check, subject: Subject) -> CheckResult:
         if exercised == 0:
             outcome, message = Outcome.FAIL, "the check exercised nothing"
     except CheckFailed as failure:
-        outcome, message, details = Outcome.FAIL, str(failure), {**failure.details, "repeat": subject.command}
+        outcome, message, details = Outcome.FAIL, str(failure), {**failure.details, "repeat": _repeat(subject, item)}
     except CheckUnsupported as failure:
         outcome, message, details = Outcome.UNSUPPORTED, str(failure), failure.details
     except ConformanceError as error:
-        outcome, message, details = Outcome.FAIL, str(error), {"repeat": subject.command}
+        outcome, message, details = Outcome.FAIL, str(error), {"repeat": _repeat(subject, item)}
     except (Exception, SystemExit) as error:  # noqa: BLE001 - every exception becomes an outcome
         # L0 runs the user's forward: what it raises is the model's. Later, it is ours.
         outcome = Outcome.FAIL if item.level == 0 else Outcome.ERROR
         prefix = "the forward pass raised " if item.level == 0 else ""
-        message, details = f"{prefix}{_sentence(error)}", {"repeat": subject.command}
+        message, details = f"{prefix}{sentence(error)}", {"repeat": _repeat(subject, item)}
     return CheckResult(
         id=item.id, title=item.title, level=item.level, severity=item.severity, spec=item.spec, outcome=outcome,
         message=message, exercised=exercised, seconds=time.perf_counter() - start, details=details,
@@ -138,27 +227,23 @@ def _outcome(results: list[CheckResult]) -> tuple[Outcome, str]:
     return (Outcome.PASS, "") if must else (Outcome.ERROR, "no check ran")
 
 
-def _report(
-    subject: Subject, level: int, results: list[CheckResult], outcome: Outcome, reason: str, seconds: float
-) -> ModelReport:
+def _facts_of(subject: Subject, results: list[CheckResult]) -> dict[str, Any]:
+    """What is known of the model besides its checks."""
     facts: dict[str, Any] = {"parameters": parameter_count(subject.model), "subnets": dict(subject.kinds)}
-    # Facts stand on the partition: only where its check came to an end can they be had.
+    # These stand on the partition: only where its check came to an end can they be had.
     known = {Outcome.PASS, Outcome.UNSUPPORTED}
     if any(result.id == "L1.groups" and result.outcome in known for result in results):
         facts |= _facts(subject.groups)
-        if outcome is Outcome.PASS:
+        if _outcome(results)[0] is Outcome.PASS:
             facts["unverified"] = _unverified(subject.groups)
-    return ModelReport(
-        spec=subject.backend.name, outcome=outcome, reason=reason, level=level, seed=subject.seed, seconds=seconds,
-        checks=results, **facts,
-    )  # fmt: skip
+    return facts
 
 
 def _unverified(groups: Groups) -> list[str]:
     try:
         return describe_silent(groups, silent_groups(groups))
     except Exception as error:  # noqa: BLE001 - information beside a verdict that stands
-        return [f"which groups never fire could not be measured: {_sentence(error)}"]
+        return [f"which groups never fire could not be measured: {sentence(error)}"]
 
 
 def _facts(groups: Groups) -> dict[str, Any]:
@@ -198,8 +283,3 @@ def explain(backend: Backend, *, parameter: str, dim: int | None = None, seed: i
         return groups.explain(parameter, dim)
     except SelectionError as error:
         raise UsageError(str(error)) from error
-
-
-def _sentence(error: BaseException) -> str:
-    first = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {first[0] if first else 'no message'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from conformance.backend import Backend, Inputs
 from conformance.checks.registry import CheckFailed, CheckUnsupported
+from conformance.diagnosis.locate import Comparison
 from conformance.equivalence.compare import equivalent
 from conformance.equivalence.verdict import Status, Verdict
 from conformance.graph.tape import Graph
@@ -19,6 +21,7 @@ from conformance.graph.trace import trace
 from conformance.partition.build import partition
 from conformance.partition.groups import Groups
 from conformance.partition.selection import Selection
+from conformance.partition.words import from_words
 from conformance.randomise import randomised
 from conformance.subnet.extract import GRAPH, Candidate, candidates
 from conformance.subnet.tape_module import GraphSubnet
@@ -49,18 +52,26 @@ def _traits(model: torch.nn.Module) -> dict[str, str]:
 def _digest(tensor: torch.Tensor) -> str:
     """Changes with any bit; a copy of the tensor would cost memory."""
     held = tensor.detach().cpu().contiguous()
-    return f"{held.dtype}{tuple(held.shape)}{hashlib.sha256(held.reshape(-1).view(torch.uint8).numpy()).hexdigest()}"
+    seen = hashlib.sha256(held.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+    return f"{held.dtype}{tuple(held.shape)}{seen}"
 
 
 @dataclass
 class Subject:
-    """One model under test. kinds counts which kind of subnet each selection ended as."""
+    """One model under test. kinds counts which kind of subnet each selection ended as.
+
+    given is a selection that checks take in place of the ones they would draw, as a user named it in words;
+    chosen is the one last taken.
+    """
 
     backend: Backend
     model: torch.nn.Module
     seed: int
     device: str = "cpu"
     command: str = ""
+    given: Selection | None = None
+    words: tuple[str, ...] = ()
+    chosen: Selection | None = None
     kinds: dict[str, int] = field(default_factory=dict)
     _before: dict[str, str] = field(default_factory=dict)
     _pairs: dict[tuple[str, tuple[int, ...]], Pair] = field(default_factory=dict)
@@ -88,6 +99,38 @@ class Subject:
     def groups(self) -> Groups:
         """Its partition."""
         return partition(self.graph)
+
+    def sample(self, fraction: float, seed: int, **which: Any) -> Selection:
+        """As `Groups.sample`; of a given selection the groups of the wanted kinds and modes."""
+        if self.given is None:
+            self.chosen = self.groups.sample(fraction, seed, **which)
+            return self.chosen
+        kinds, modes = which.get("kinds") or self.groups.kinds, which.get("modes", self.groups.modes)
+        fitting = [n for n in self.given.removed if self.groups.kinds[n] in kinds and self.groups.modes[n] in modes]
+        self.chosen = self.groups.select(fitting)
+        return self.chosen
+
+    def take(self, choice: Selection) -> Selection:
+        """The selection that a check made itself, noted for a diagnosis; a given one takes its place."""
+        self.chosen = choice if self.given is None else self.given
+        return self.chosen
+
+    def take_of(self, groups: Groups, choice: Selection) -> Selection | None:
+        """As `take`, for a selection of another partition of the model; None when the given one is not of it."""
+        if self.given is not None and self.given.groups.carry == self.groups.carry:
+            choice = from_words(self.words, groups)
+        elif self.given is not None:
+            if self.given.groups.fingerprint != groups.fingerprint:
+                return None
+            choice = self.given
+        self.chosen = choice
+        return choice
+
+    def with_given(self, choice: Selection | None) -> Subject:
+        """The same subject for checks of this selection only; it shares the model, inputs and groups."""
+        twin = copy.copy(self)
+        twin.given, twin.chosen, twin.kinds, twin._pairs = choice, None, {}, {}
+        return twin
 
     def pair(self, choice: Selection) -> Pair:
         """The zeroed model and the best subnet of a selection; each selection is built once."""
@@ -128,8 +171,11 @@ class Subject:
         text = pair.choice.to_json().replace(pair.choice.groups.fingerprint, groups.fingerprint)
         return GraphSubnet(graph, Selection.from_json(text, groups))
 
-    def require(self, verdict: Verdict, choice: Selection, what: str) -> int:
-        """Turn a verdict into a count of comparisons, CheckFailed or CheckUnsupported."""
+    def require(self, verdict: Verdict, choice: Selection, what: str, compared: Comparison | None = None) -> int:
+        """Turn a verdict into a count of comparisons, CheckFailed or CheckUnsupported.
+
+        compared says what was compared where it is not the selection's pair on the traced inputs.
+        """
         if verdict.equal:
             return verdict.compared
         details: dict[str, Any] = {
@@ -140,10 +186,22 @@ class Subject:
         }
         if verdict.max_abs is not None:
             details["max_abs"] = verdict.max_abs
+        what = what if self.given is None else f"{what}, of the given groups only"
         text = f"{what}: {verdict.status.value} by the {verdict.oracle} oracle: {verdict.reason}"
         if verdict.status is Status.UNSUPPORTED:
             raise CheckUnsupported(text, **details)
-        raise CheckFailed(text, **details)
+        raise CheckFailed(
+            text,
+            comparison=compared or self._comparison(verdict, choice),
+            kind=f"{verdict.oracle}: {verdict.kind}",
+            **details,
+        )
+
+    def _comparison(self, verdict: Verdict, choice: Selection) -> Comparison | None:
+        pair = self._pairs.get((choice.groups.fingerprint, choice.removed))
+        if pair is None:
+            return None
+        return Comparison(pair.full, pair.subnet.module, self.inputs(), choice, verdict.oracle, self.seed)
 
 
 def _named(choice: Selection) -> Any:

@@ -15,6 +15,7 @@ from conformance.cli.options import (
     LevelOption,
     MemoryOption,
     OnlyOption,
+    RemoveOption,
     ReportOption,
     SeedOption,
     Settings,
@@ -43,6 +44,7 @@ def check(
     input_shape: ShapeOption = None,
     level: LevelOption = 2,
     only: OnlyOption = None,
+    remove: RemoveOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = Dtype.float32,
@@ -79,7 +81,7 @@ def check(
         make_folder(report)
     threads = threads_for(jobs)
     requests = [
-        Request(spec, level, seed, place, dtype.value, shape, threads, tuple(only or ["*"]))
+        Request(spec, level, seed, place, dtype.value, shape, threads, tuple(only or ["*"]), tuple(remove or []))
         for spec in dict.fromkeys(specs)
     ]
     screen = Screen()

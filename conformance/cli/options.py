@@ -123,6 +123,14 @@ OnlyOption = Annotated[
         help="Of level 2 only checks whose id matches, e.g. 'L2.random-*'; may be repeated.",
     ),
 ]
+RemoveOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--remove",
+        metavar="NAME:DIM:POS,...",
+        help="Level 2 looks at the groups these positions are in, not at random ones; may be repeated.",
+    ),
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the weights, inputs and selections.")]
 DeviceOption = Annotated[str, typer.Option(help="Where the native comparison runs: cpu, cuda, cuda:N, mps.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Deployed dtype of the native comparison.")]

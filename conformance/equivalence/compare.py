@@ -15,7 +15,7 @@ from conformance.equivalence.field import mode as field_mode
 from conformance.equivalence.field.modulus import PRIMES, Field
 from conformance.equivalence.field.table import storage
 from conformance.equivalence.verdict import Status, Verdict
-from conformance.errors import UnsupportedOperation, UsageError
+from conformance.errors import UnsupportedOperation, UsageError, sentence
 from conformance.graph.tape import as_arguments, tensors_in
 from conformance.graph.trace import reproducible, shadow
 from conformance.partition.selection import Selection
@@ -64,25 +64,10 @@ def equivalent(
     return first
 
 
-def assert_equivalent(
-    full: torch.nn.Module,
-    subnet: torch.nn.Module,
-    args: Any = (),
-    kwargs: dict[str, Any] | None = None,
-    *,
-    oracle: str = "field",
-    seed: int = 0,
-) -> None:
-    """As `equivalent`, raising AssertionError with the first differing output unless equal."""
-    verdict = equivalent(full, subnet, args, kwargs, oracle=oracle, seed=seed)
-    if not verdict.equal:
-        raise AssertionError(f"{verdict.status.value} by the {oracle} oracle: {verdict.reason}")
-
-
 def field_round(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, seed: int, number: int) -> Verdict:
     """Round `number` of the field oracle: its own prime, random functions and residues for inputs."""
     arithmetic = Field(PRIMES[number % len(PRIMES)], seed=seed + number)
-    flaws = [_without_residue(full), _without_residue(subnet)]
+    flaws = [nonfinite(full), nonfinite(subnet)]
     if any(flaws):
         status = Status.UNSUPPORTED if all(flaws) else Status.DIFFERENT
         return Verdict(status, "field", f"{flaws[0] or flaws[1]}, which has no residue")
@@ -93,7 +78,7 @@ def field_round(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments
     except UnsupportedOperation as error:
         return Verdict(Status.UNSUPPORTED, "field", str(error))
     except Exception as error:  # noqa: BLE001 - a subnet that does not run is a finding
-        return Verdict(Status.DIFFERENT, "field", _raised(error))
+        return Verdict(Status.DIFFERENT, "field", f"raised {sentence(error)}")
     if work.contractions == 0:
         return Verdict(Status.UNSUPPORTED, "field", "nothing was exercised: no contraction ran")
     problem, count = _same(left, right, torch.equal)
@@ -102,7 +87,7 @@ def field_round(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments
     return Verdict(status, "field", problem, count, work.contractions, details=details)
 
 
-def _without_residue(model: torch.nn.Module) -> str:
+def nonfinite(model: torch.nn.Module) -> str:
     """Names state that no ring can stand for: zero times NaN or infinity is not zero. '' where all is well."""
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and not torch.isfinite(parameter).all():
@@ -111,6 +96,23 @@ def _without_residue(model: torch.nn.Module) -> str:
         if torch.isnan(buffer).any():  # infinities are masks, and stand for themselves
             return f"{name} holds NaN"
     return ""
+
+
+def arithmetic(
+    oracle: str, full: torch.nn.Module, given: Arguments, seed: int, number: int
+) -> tuple[Callable[[torch.nn.Module], Any], Callable[[torch.Tensor, torch.Tensor], bool]]:
+    """What an oracle computes with: how it runs a module on the given arguments, and when it takes two values as equal.
+
+    seed and number are those of `field_round`. The gradient oracle's forward pass is taken in the field.
+    """
+    if oracle == "float64":
+        _, bound = error_bound(*doubled(full, given))
+        return lambda model: evaluate_wide(*doubled(model, given)), lambda a, b: _within(a, b, bound)
+    if oracle == "native":
+        return lambda model: evaluate(model, given), _close
+    field = Field(PRIMES[number % len(PRIMES)], seed=seed + number)
+    args, kwargs = residues(given, field, seed + number)
+    return lambda model: field_mode.run(model, args, kwargs, field)[0], torch.equal
 
 
 def residues(given: Arguments, arithmetic: Field, seed: int) -> Arguments:
@@ -152,7 +154,7 @@ def _float64(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, *
         left, bound = error_bound(*doubled(full, given))
         right = evaluate_wide(*doubled(subnet, given))
     except Exception as error:  # noqa: BLE001 - as above
-        return Verdict(Status.DIFFERENT, "float64", _raised(error))
+        return Verdict(Status.DIFFERENT, "float64", f"raised {sentence(error)}")
     worst = _largest(left, right)
     problem, count = _same(left, right, lambda a, b: _within(a, b, bound))
     details = {"relative_bound": bound}
@@ -174,7 +176,7 @@ def _gradient(
         wide, args = doubled(full, given)
         return gradient.compare(wide, doubled(subnet, given)[0], args, choice, seed)
     except Exception as error:  # noqa: BLE001 - as above
-        return Verdict(Status.DIFFERENT, "gradient", _raised(error))
+        return Verdict(Status.DIFFERENT, "gradient", f"raised {sentence(error)}")
 
 
 def _within(a: torch.Tensor, b: torch.Tensor, relative: float) -> bool:
@@ -193,7 +195,7 @@ def _native(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, *_
     try:
         left, right = evaluate(full, given), evaluate(subnet, given)
     except Exception as error:  # noqa: BLE001 - as above
-        return Verdict(Status.DIFFERENT, "native", _raised(error))
+        return Verdict(Status.DIFFERENT, "native", f"raised {sentence(error)}")
     problem, count = _same(left, right, _close)
     bitwise = not _same(left, right, torch.equal)[0]
     return Verdict(
@@ -247,11 +249,6 @@ def _largest(left: Any, right: Any) -> float:
         if a.is_floating_point() and a.shape == b.shape and a.numel():
             worst = max(worst, float((a - b).abs().nan_to_num(nan=float("inf")).max()))
     return worst
-
-
-def _raised(error: Exception) -> str:
-    first = str(error).strip().splitlines()
-    return f"raised {type(error).__name__}: {first[0] if first else 'no message'}"
 
 
 ORACLES: dict[str, Callable[[torch.nn.Module, torch.nn.Module, Arguments, int, int], Verdict]] = {

@@ -36,5 +36,10 @@ class Verdict:
     def equal(self) -> bool:
         return self.status is Status.EQUAL
 
+    @property
+    def kind(self) -> str:
+        """What two verdicts have in common that say the same: the status, or which exception was raised."""
+        return self.reason.partition(":")[0] if self.reason.startswith("raised ") else self.status.value
+
     def __bool__(self) -> bool:
         return self.equal

@@ -85,12 +85,31 @@ class Node:
         return text
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a module during the pass.
+
+    number counts the calls of this module from 0. Nodes first <= i < last ran inside it, those of calls
+    within it too; parent is the index of the call around it, -1 for none. inputs (positional ones) and
+    outputs are the value numbers of the tensors it was given and gave, in order; -1 for one not on the tape.
+    """
+
+    module: str
+    number: int
+    first: int
+    last: int
+    parent: int
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Graph:
     """What one forward pass of a model computed, and the example inputs it was given.
 
     model is the caller's own module, unchanged. names maps each parameter and buffer name to its
-    value (tied names share one). device is where the pass ran: `meta` when no data was needed.
+    value (tied names share one). device is where the pass ran: `meta` when no data was needed. calls are
+    the module calls that came to an end, in the order they began.
     """
 
     model: torch.nn.Module
@@ -104,6 +123,7 @@ class Graph:
     output_tree: Any
     device: str
     constants: dict[int, torch.Tensor] = field(default_factory=dict)
+    calls: tuple[Call, ...] = ()
 
     def owners(self) -> dict[int, list[str]]:
         """Every name under which each parameter or buffer value is known."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import os
 import sys
 import warnings
@@ -25,8 +26,9 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conformance.errors import TraceError
-from conformance.graph.tape import Graph, Node, Ref, Source, Value, as_arguments, refs, tensors_in
+from conformance.errors import TraceError, sentence
+from conformance.graph.calls import follow
+from conformance.graph.tape import Call, Graph, Node, Ref, Source, Value, as_arguments, refs, tensors_in
 
 _TORCH = Path(torch.__file__).parent
 _SKIPPED_SOURCES = (f"{_TORCH}{os.sep}", f"{Path(__file__).resolve().parent.parent}{os.sep}")
@@ -135,8 +137,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: dict[int, tuple[torch.Tensor, int]] = {}
         self._storages: dict[int, list[tuple[torch.Tensor, int]]] = {}
         self._written: list[tuple[int, torch.Tensor, list[tuple[torch.Tensor, int]]]] = []
-        self._paths = {id(module): name for name, module in reversed(list(model.named_modules()))}
-        self._stack: list[str] = []
+        self.calls: list[Call] = []
+        self._counts: dict[str, int] = {}
+        self._open: list[int] = []
+        self._model = model
         for kind, named in (
             ("parameter", model.named_parameters(remove_duplicate=False)),
             ("buffer", model.named_buffers(remove_duplicate=False)),
@@ -205,7 +209,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._note_write(index, func, args, kwargs)
         outputs = self._record_outputs(result)
         if outputs is not None or func._schema.is_mutable:
-            module = self._stack[-1] if self._stack else ""
+            module = self.calls[self._open[-1]].module if self._open else ""
             self.nodes.append(Node(index, func, seen_args, seen_kwargs, outputs, module, self._source()))
         return result
 
@@ -247,25 +251,30 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
         return tuple(nodes)
 
-    @contextlib.contextmanager
-    def module_paths(self) -> Iterator[None]:
-        """Keep the dotted path of the running module while the context is open."""
+    def module_calls(self) -> contextlib.AbstractContextManager[None]:
+        """Keep the calls of the model's modules while the context is open."""
+        return follow(self._model, self._enter, self._leave)
 
-        def enter(module: torch.nn.Module, _args: Any) -> None:
-            self._stack.append(self._paths.get(id(module), self._stack[-1] if self._stack else ""))
+    def _enter(self, path: str | None, args: Any) -> None:
+        if path is None:  # a module from elsewhere: its operations are the caller's
+            return
+        number, at = self._counts.get(path, 0), len(self.nodes)
+        self._counts[path] = number + 1
+        parent = self._open[-1] if self._open else -1
+        self._open.append(len(self.calls))
+        self.calls.append(Call(path, number, at, at, parent, self._seen(args), ()))
 
-        def leave(_module: torch.nn.Module, _args: Any, _output: Any) -> None:
-            self._stack.pop()
+    def _leave(self, path: str | None, output: Any) -> None:
+        if path is None:
+            return
+        index = self._open.pop()
+        while self.calls[index].module != path:  # a call that ended in an exception, which the model caught
+            index = self._open.pop()
+        call = self.calls[index]
+        self.calls[index] = dataclasses.replace(call, last=len(self.nodes), outputs=self._seen(output))
 
-        hooks = (
-            torch.nn.modules.module.register_module_forward_pre_hook(enter),
-            torch.nn.modules.module.register_module_forward_hook(leave),
-        )
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+    def _seen(self, tree: Any) -> tuple[int, ...]:
+        return tuple(self._known[id(leaf)][1] if id(leaf) in self._known else -1 for leaf in tensors_in(tree))
 
 
 def _to(tree: Any, device: str) -> Any:
@@ -281,7 +290,7 @@ def _record(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     run_args, run_kwargs = _to((args, kwargs), device) if device else _clone((args, kwargs))
     recorder = _Recorder(twin)
     inputs = tuple(recorder.add(tensor, "input") for tensor in tensors_in((run_args, run_kwargs)))
-    with decomposed(), torch.random.fork_rng(devices=[]), recorder.module_paths(), recorder:
+    with decomposed(), torch.random.fork_rng(devices=[]), recorder.module_calls(), recorder:
         result = twin(*run_args, **run_kwargs)
     leaves = tensors_in(result)
     if not leaves:
@@ -300,6 +309,7 @@ def _record(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
         output_tree=tree,
         device=device or "real",
         constants=recorder.constants,
+        calls=tuple(recorder.calls),
     )
 
 
@@ -328,15 +338,10 @@ def trace(
             # Code that reads tensor values cannot run on meta; the real pass below decides
             # whether the model itself is at fault.
             if device == "meta":
-                raise TraceError(f"the model does not run on the meta device: {_sentence(error)}") from error
+                raise TraceError(f"the model does not run on the meta device: {sentence(error)}") from error
     try:
         return _record(model, args, kwargs, None)
     except TraceError:
         raise
     except (Exception, SystemExit) as error:
-        raise TraceError(f"the model's forward raised {_sentence(error)}") from error
-
-
-def _sentence(error: BaseException) -> str:
-    first = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {first[0] if first else 'no message'}"
+        raise TraceError(f"the model's forward raised {sentence(error)}") from error

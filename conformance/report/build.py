@@ -155,11 +155,14 @@ def unhappy(model: ModelReport) -> list[CheckResult]:
 
 
 def detail_lines(check: CheckResult) -> list[tuple[str, str]]:
-    """Name and value of each detail of a check, the counterexample's first."""
+    """Name and value of each detail of a check, the counterexample's and its diagnosis first."""
     known = [key for key in _DETAIL_NAMES if key in check.details]
     rest = sorted(key for key in check.details if key not in _DETAIL_NAMES)
+    diagnosis = check.diagnosis.lines() if check.diagnosis is not None else []
     names = [(_DETAIL_NAMES.get(key, key.replace("_", " ")), check.details[key]) for key in (*known, *rest)]
-    return [(name, _value(value)) for name, value in names if value is not None]
+    lines = [(name, _value(value)) for name, value in names if value is not None]
+    at = next((at for at, (name, _) in enumerate(lines) if name == _DETAIL_NAMES["repeat"]), len(lines))
+    return [*lines[:at], *diagnosis, *lines[at:]]
 
 
 def _value(value: Any) -> str:

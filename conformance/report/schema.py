@@ -1,6 +1,7 @@
 """The report as data: what `report.json` holds. Every other rendering is made from it.
 
-`SCHEMA_VERSION` changes its first number when a field is removed or changes meaning.
+`SCHEMA_VERSION` changes its first number when a field is removed or changes meaning, its second when one is added:
+1.1 adds `diagnosis` to a check.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from conformance.diagnosis.finding import Diagnosis
 
 SCHEMA_VERSION = "1.1"
 
@@ -28,7 +31,10 @@ class _Frozen(BaseModel):
 
 
 class CheckResult(_Frozen):
-    """One check on one model. exercised counts the comparisons made; 0 is never a pass."""
+    """One check on one model. exercised counts the comparisons made; 0 is never a pass.
+
+    diagnosis says where and why models differ, for a failing check of level 2; it never changes the outcome.
+    """
 
     id: str
     title: str
@@ -40,6 +46,7 @@ class CheckResult(_Frozen):
     exercised: int = 0
     seconds: float = 0.0
     details: dict[str, Any] = Field(default_factory=dict)
+    diagnosis: Diagnosis | None = None
 
 
 class GroupRow(_Frozen):

@@ -70,7 +70,7 @@ def candidates(model: torch.nn.Module, choice: Selection) -> Iterator[Candidate]
     yield Candidate(GraphSubnet(dataclasses.replace(graph, model=model), choice), GRAPH)
 
 
-_LAYOUT = frozenset((
+LAYOUT = frozenset((
     "clone", "view", "_unsafe_view", "reshape", "_reshape_alias", "expand", "alias", "detach", "t", "transpose",
     "permute", "unsqueeze", "squeeze", "contiguous", "slice", "select", "split", "split_with_sizes", "unbind", "chunk",
     "repeat", "copy", "empty", "_to_copy", "lift_fresh", "new_empty", "narrow", "arange", "constant_pad_nd",
@@ -91,7 +91,7 @@ def _plan_matches(module: torch.nn.Module, graph: Graph, choice: Selection, repl
     except TraceError:
         return False
     mine, theirs = (
-        [node for node in tape.nodes if base_name(node.op) not in _LAYOUT and node.module not in replaced]
+        [node for node in tape.nodes if base_name(node.op) not in LAYOUT and node.module not in replaced]
         for tape in (seen, graph)
     )
     whole = len(mine), len(theirs)

@@ -93,6 +93,11 @@ class GraphSubnet(torch.nn.Module):
                 env.pop(index, None)
 
 
+def tape_of(subnet: GraphSubnet) -> tuple[Graph, Selection]:
+    """The tape (without the model it was made from) and what was removed. Outside, so that state may have any name."""
+    return subnet._tape.graph, subnet._tape.choice
+
+
 class _Shared:
     """The immutable tape and choice behind a subnet: copies of the subnet refer to the same one."""
 

@@ -364,7 +364,7 @@ class TestEveryCheck:
         subject = subject_of(Net, spoilt())
         subject.command = "conformance check test:net --level 2 --seed 0"
         found = _run(BY_ID["L2.random-50"], subject)
-        assert found.details["repeat"] == subject.command
+        assert found.details["repeat"] == f"{subject.command} --only L2.random-50"
         assert found.details["oracle"] == "field"
         assert found.details["selection_size"] == len(subject.groups.sample(0.5, 0))
 

@@ -77,6 +77,47 @@ def test_a_module_called_twice_keeps_its_path():
     assert [node.module for node in pc.trace(net, X).nodes if base_name(node.op) == "addmm"] == ["inner", "inner"]
 
 
+def test_calls_of_modules_know_their_number_place_and_values():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x, scale=1):
+            return self.layer(torch.relu(x)) * scale, x
+
+    def forward(self, x):
+        y, _ = self.block(x)
+        return self.block(y + 1, scale=2)[0]
+
+    graph = pc.trace(Net(forward, block=Block()), torch.randn(2, 4))
+    told = [(call.module, call.number, call.parent) for call in graph.calls]
+    assert told == [("", 0, -1), ("block", 0, 0), ("block.layer", 0, 1), ("block", 1, 0), ("block.layer", 1, 3)]
+    root, first, inner, second, _ = graph.calls
+    assert (root.first, root.last) == (0, len(graph.nodes))
+    assert first.first <= inner.first < inner.last <= first.last <= second.first
+    assert first.inputs == root.inputs == graph.inputs
+    assert first.outputs[1] == graph.inputs[0]
+    assert second.outputs[0] == graph.outputs[0]
+    assert {graph.nodes[at].module for at in range(inner.first, inner.last)} == {"block.layer"}
+
+
+def test_a_call_that_the_model_catches_does_not_confuse_the_others():
+    class Raising(nn.Module):
+        def forward(self, x):
+            raise ValueError
+
+    def forward(self, x):
+        try:
+            self.raising(x)
+        except ValueError:
+            return self.layer(x)
+
+    graph = pc.trace(Net(forward, raising=Raising(), layer=nn.Linear(4, 4)), torch.randn(2, 4))
+    assert graph.calls[0].last == len(graph.nodes)
+    assert graph.nodes[-1].module == "layer"
+
+
 def test_outputs_keep_their_structure():
     net = Net(lambda self, x: {"a": self.inner(x), "b": (x, [x + 1])}, inner=nn.Linear(3, 4))
     graph = pc.trace(net, X)
