@@ -9,6 +9,7 @@ pc.assert_equivalent(full, subnet, args)
 """
 
 from conformance.checks.door import check_model
+from conformance.deploy.store import load_subnet, save_subnet
 from conformance.equivalence.compare import assert_equivalent, equivalent
 from conformance.equivalence.verdict import Status, Verdict
 from conformance.graph.tape import Graph
@@ -33,8 +34,10 @@ __all__ = [
     "equivalent",
     "extract",
     "kind_of",
+    "load_subnet",
     "partition",
     "randomised",
+    "save_subnet",
     "trace",
     "zero",
 ]

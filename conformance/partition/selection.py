@@ -112,7 +112,11 @@ class Selection:
         What must fit are the slices; the fingerprint only says which model and inputs they came from.
         Raises SelectionError, naming what does not fit.
         """
-        slices = _checked(text)
+        return cls.from_slices(_checked(text), groups)
+
+    @classmethod
+    def from_slices(cls, slices: dict[str, dict[int, list[int]]], groups: Groups) -> Selection:
+        """The selection whose `slices()` these are. Raises SelectionError, naming what does not fit."""
         removed: set[int] = set()
         for name, dims in slices.items():
             if name not in groups.graph.names:
