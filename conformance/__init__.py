@@ -9,6 +9,7 @@ pc.assert_equivalent(full, subnet, args)
 """
 
 from conformance.checks.door import check_model
+from conformance.deploy.store import load_subnet, save_subnet
 from conformance.diagnosis.assertion import assert_equivalent
 from conformance.equivalence.compare import equivalent
 from conformance.equivalence.verdict import Status, Verdict
@@ -34,8 +35,10 @@ __all__ = [
     "equivalent",
     "extract",
     "kind_of",
+    "load_subnet",
     "partition",
     "randomised",
+    "save_subnet",
     "trace",
     "zero",
 ]

@@ -2,6 +2,7 @@
 
 ConformanceError
  |- UsageError            the caller asked for something that cannot be (exit code 2)
+ |   |- PlanError         a saved subnet is damaged, or does not belong to the model
  |- TraceError            the model could not be run once on its example inputs
  |- SelectionError        a selection does not fit the groups it is used with
  |- ExtractionError       no subnet could be built for a selection
@@ -15,6 +16,10 @@ class ConformanceError(Exception):
 
 class UsageError(ConformanceError):
     """Wrong name, missing file, impossible option: the command exits with 2."""
+
+
+class PlanError(UsageError):
+    """A saved subnet cannot be used: it is damaged, incomplete, or was made from another model."""
 
 
 class TraceError(ConformanceError):

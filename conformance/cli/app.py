@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from conformance.cli.check import check
+from conformance.cli.deploy import extract, verify
 from conformance.cli.look import explain, groups, list_
 from conformance.cli.options import Settings, TracebackOption
 from conformance.cli.zoo import zoo
@@ -59,6 +60,8 @@ app.command()(groups)
 app.command()(explain)
 app.command(name="list")(list_)
 app.command()(zoo)
+app.command()(extract)
+app.command()(verify)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -116,7 +116,7 @@ class Selection:
 
     @classmethod
     def from_slices(cls, slices: dict[str, dict[int, list[int]]], groups: Groups) -> Selection:
-        """Read `slices` back. Raises SelectionError, naming what does not fit."""
+        """The selection whose `slices()` these are. Raises SelectionError, naming what does not fit."""
         removed: set[int] = set()
         for name, dims in slices.items():
             if name not in groups.graph.names:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from conformance.errors import UsageError
 from conformance.report.markdown import report_markdown
 from conformance.report.schema import Report
+
+Content = str | Callable[[Path], None]
+"""What a file is to hold: its text, or a function that writes it to the path it is given."""
 
 
 def write_report(folder: Path, report: Report) -> list[Path]:
@@ -32,23 +36,23 @@ def make_folder(folder: Path) -> None:
         raise UsageError(f"nothing can be written to {folder}: {error.strerror or error}") from error
 
 
-def write_together(folder: Path, texts: Mapping[str, str]) -> list[Path]:
-    """Replace the named files by new ones: all of them, or on any error none.
+def write_together(folder: Path, contents: Mapping[str, Content]) -> list[Path]:
+    """Replace the named files by new ones: all of them, or on any error none. They are written in order.
 
     Everything that can run out (space, permissions) is used up on temporary files first. Should a
     replacement fail after that, the earlier ones are taken back.
     """
     make_folder(folder)
-    new = {folder / name: _temporary(folder, name) for name in texts}
+    new = {folder / name: _temporary(folder, name) for name in contents}
     kept: dict[Path, Path] = {}
     made: list[Path] = []
     try:
-        for (_, temporary), text in zip(new.items(), texts.values(), strict=True):
-            _write(temporary, text)
+        for (_, temporary), content in zip(new.items(), contents.values(), strict=True):
+            _write(temporary, content)
         for path in new:
             if path.exists():
                 kept[path] = _temporary(folder, path.name)
-                kept[path].write_bytes(path.read_bytes())
+                shutil.copyfile(path, kept[path])
         for path, temporary in new.items():
             temporary.replace(path)
             made.append(path)
@@ -83,10 +87,12 @@ def _temporary(folder: Path, name: str) -> Path:
     return Path(path)
 
 
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
+def _write(path: Path, content: Content) -> None:
+    if isinstance(content, str):
+        path.write_text(content, encoding="utf-8", newline="\n")
+    else:
+        content(path)
+    with path.open("r+b") as file:
         os.fsync(file.fileno())
     with contextlib.suppress(NotImplementedError):  # mkstemp gives 0600; a report is for others, too
         path.chmod(0o666 & ~_umask())

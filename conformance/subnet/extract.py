@@ -65,7 +65,7 @@ def candidates(model: torch.nn.Module, choice: Selection) -> Iterator[Candidate]
         seen.append(values)
         attempt = copy.deepcopy(sliced)
         assign(attempt, values)
-        if _plan_matches(attempt, graph, choice, frozenset(norms)):
+        if plan_matches(attempt, graph, choice, frozenset(norms)):
             yield Candidate(attempt, SAME_CLASS)
     yield Candidate(GraphSubnet(dataclasses.replace(graph, model=model), choice), GRAPH)
 
@@ -78,7 +78,7 @@ LAYOUT = frozenset((
 """Operations whose presence may depend on strides or sizes without changing what is computed."""
 
 
-def _plan_matches(module: torch.nn.Module, graph: Graph, choice: Selection, replaced: frozenset[str]) -> bool:
+def plan_matches(module: torch.nn.Module, graph: Graph, choice: Selection, replaced: frozenset[str]) -> bool:
     """Whether the module runs the traced operations with the shapes and numbers the labels predict.
 
     On the meta device this costs no arithmetic, and it weeds out wrong repairs: a head count left
