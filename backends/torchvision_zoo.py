@@ -137,6 +137,8 @@ def build_arguments(name: str, kind: str, builder: Callable[..., Any], shape: tu
         if shape[1] != shape[2]:
             raise UsageError(f"torchvision:{name} takes square images, not {shape[1]}x{shape[2]}")
         arguments["image_size"] = shape[1]
+    if kind == "quantization":
+        arguments["quantize"] = True
     if kind == "detection":
         arguments.update(_detector_arguments(name, shape))
     return arguments

@@ -44,6 +44,108 @@ def rnn_relu() -> nn.Module:
     return Recurrent(nn.RNN(6, 9, nonlinearity="relu", batch_first=True), 9)
 
 
+@net("rnn-tanh", STEPS, tags="recurrent")
+def rnn_tanh() -> nn.Module:
+    return Recurrent(nn.RNN(6, 9, num_layers=2, bias=False, batch_first=True), 9)
+
+
+@net("lstm-projected", STEPS, tags="recurrent")
+def lstm_projected() -> nn.Module:
+    """States of 9 units, projected to 4 that are handed on."""
+    return Recurrent(nn.LSTM(6, 9, num_layers=2, batch_first=True, proj_size=4), 4)
+
+
+@net("gru-stacked-bidirectional", STEPS, tags="recurrent concat")
+def gru_stacked_bidirectional() -> nn.Module:
+    return Recurrent(nn.GRU(6, 7, num_layers=2, batch_first=True, bidirectional=True), 14)
+
+
+@net("lstm-two-widths", STEPS, tags="recurrent")
+class TwoWidths(nn.Module):
+    """A convolution in front, and two layers of their own: every width shrinks on its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv1d(6, 10, 3, padding=1)
+        self.lower = nn.LSTM(10, 9)
+        self.upper = nn.GRU(9, 7)
+        self.head = nn.Linear(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = self.stem(x.transpose(1, 2)).relu().permute(2, 0, 1)
+        _, last = self.upper(self.lower(steps)[0])
+        out: Tensor = self.head(last[0])
+        return out
+
+
+@net("lstm-learned-state", STEPS, tags="recurrent")
+class LearnedState(nn.Module):
+    """Starts from states that are parameters: they leave with their units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Parameter(torch.randn(1, 1, 9))
+        self.memory = nn.Parameter(torch.randn(1, 1, 9))
+        self.layer = nn.LSTM(6, 9, batch_first=True)
+        self.head = nn.Linear(9, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = tuple(state.expand(-1, x.shape[0], -1).contiguous() for state in (self.hidden, self.memory))
+        out: Tensor = self.head(self.layer(x, first)[0][:, -1])
+        return out
+
+
+@net("gru-given-state", STEPS, (8,), tags="recurrent")
+class GivenState(nn.Module):
+    """The first state is an input: its units stay, the features in front of the layer may leave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 10)
+        self.layer = nn.GRU(10, 8, batch_first=True)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor, state: Tensor) -> Tensor:
+        states, _ = self.layer(torch.tanh(self.stem(x)), state[None])
+        out: Tensor = self.head(states[:, -1])
+        return out
+
+
+@net("lstm-packed", STEPS, tags="recurrent")
+class Packed(nn.Module):
+    """Sequences of different lengths, packed and padded again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 10)
+        self.layer = nn.LSTM(10, 9, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(18, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lengths = torch.arange(x.shape[0]).remainder(3) + x.shape[1] - 2
+        packed = nn.utils.rnn.pack_padded_sequence(self.stem(x), lengths, batch_first=True, enforce_sorted=False)
+        states, _ = nn.utils.rnn.pad_packed_sequence(self.layer(packed)[0], batch_first=True)
+        out: Tensor = self.head(states.mean(1))
+        return out
+
+
+@net("lstm-cell", STEPS, tags="recurrent")
+class CellOwnState(nn.Module):
+    """A cell that makes its own first state, called once a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(6, 8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = None
+        for step in x.unbind(1):
+            state = self.cell(step, state)
+        out: Tensor = self.head(state[0])
+        return out
+
+
 @net("gru-cell", STEPS, tags="recurrent")
 class CellLoop(nn.Module):
     """A cell called once a step by a Python loop, with a linear in front of it."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from conformance.checks.quantised import quantised_operation, quantised_state
 from conformance.checks.registry import CheckFailed, CheckUnsupported, Finding, check
 from conformance.checks.subject import Subject
+from conformance.errors import TraceError
 from conformance.graph.tape import tensors_in
 from conformance.graph.trace import reproducible
 
@@ -13,6 +15,9 @@ from conformance.graph.trace import reproducible
 @check("L0.state")
 def state(subject: Subject) -> Finding:
     """The model has parameters and all its state is finite."""
+    quantised = quantised_state(subject.model)
+    if quantised:
+        raise CheckUnsupported(f"{quantised} holds quantised weights{_used_by(subject)}")
     parameters = list(subject.model.named_parameters())
     if not parameters:
         raise CheckFailed("the model has no parameters")
@@ -24,13 +29,26 @@ def state(subject: Subject) -> Finding:
     return Finding(len(parameters))
 
 
+def _used_by(subject: Subject) -> str:
+    try:
+        operation = quantised_operation(subject.graph)
+    except TraceError:  # L0.traceable tells why
+        return ""
+    return f": {operation}" if operation else ""
+
+
+def _saved(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of the state_dict; quantised layers put types and numbers beside them."""
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+
+
 @check("L0.forward")
 def forward(subject: Subject) -> Finding:
     """The forward pass runs, returns tensors, and changes neither inputs nor state."""
     args, kwargs = subject.inputs()
     inputs = tensors_in((args, kwargs))
     before = [tensor.clone() for tensor in inputs]
-    saved = {name: tensor.clone() for name, tensor in subject.model.state_dict().items()}
+    saved = {name: tensor.clone() for name, tensor in _saved(subject.model).items()}
     with reproducible():
         outputs = tensors_in(subject.model(*args, **kwargs))
         # What is not saved with the model may be a cache that the first pass fills: it must stay from then on.
@@ -42,7 +60,7 @@ def forward(subject: Subject) -> Finding:
         for old, new in zip(before, inputs, strict=True):
             new.copy_(old)
         raise CheckFailed("the forward pass changes its own input")
-    now = dict(subject.model.named_buffers()) | subject.model.state_dict()
+    now = dict(subject.model.named_buffers()) | _saved(subject.model)
     changed = [name for name in held if name not in now or not _same(held[name], now[name])]
     if changed:
         with torch.no_grad():
@@ -82,7 +100,7 @@ def _outputs(subject: Subject, seed: int) -> list[torch.Tensor]:
 @check("L0.traceable")
 def traceable(subject: Subject) -> Finding:
     """Every operation of the forward pass can be recorded, and tracing changes nothing."""
-    held = {name: tensor.clone() for name, tensor in subject.model.state_dict().items()}
+    held = {name: tensor.clone() for name, tensor in _saved(subject.model).items()}
     modes = [module.training for module in subject.model.modules()]
     random = torch.random.get_rng_state()
     nodes = len(subject.graph.nodes)
@@ -90,7 +108,10 @@ def traceable(subject: Subject) -> Finding:
         raise CheckFailed("tracing moved the random generator")
     if modes != [module.training for module in subject.model.modules()]:
         raise CheckFailed("tracing changed a module's training mode")
-    for name, tensor in subject.model.state_dict().items():
+    for name, tensor in _saved(subject.model).items():
         if not _same(held[name], tensor):
             raise CheckFailed(f"tracing changed {name}")
+    operation = quantised_operation(subject.graph)
+    if operation:
+        raise CheckUnsupported(f"computes with quantised numbers: {operation}")
     return Finding(nodes, details={"operations": len(subject.graph.operations()), "device": subject.graph.device})

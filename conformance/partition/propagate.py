@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from conformance.graph.tape import Graph, Node, refs, replace
 from conformance.partition.labels import Labelled, Labels, Pass, fixed
 from conformance.partition.rules import RULES, Call, base_name, hold_all
@@ -62,7 +64,7 @@ def _apply(p: Pass, graph: Graph, node: Node, env: dict[int, Labelled]) -> None:
             raise AssertionError(f"the rule of {node.where} gave shapes that do not fit {value.shape}")
         env[index] = Labelled(made, value.shape, static, value.floating, index)
     if node.stale:
-        _hold_stale(p, node, call, outputs, env)
+        _written(p, graph, node, call, outputs, env)
 
 
 _MARK_THEMSELVES = frozenset(
@@ -70,9 +72,44 @@ _MARK_THEMSELVES = frozenset(
 )
 
 
-def _hold_stale(p: Pass, node: Node, call: Call, outputs: list[int], env: dict[int, Labelled]) -> None:
-    """Memory read later under another name was written here: no label can follow that."""
-    touched = [*call.tensors, *(env[index] for index in outputs), *(env[i] for i in node.stale if i in env)]
-    for tensor in touched:
-        for labels in tensor.dims:
-            p.fix(labels, "is written through a view")
+def _written(p: Pass, graph: Graph, node: Node, call: Call, outputs: list[int], env: dict[int, Labelled]) -> None:
+    """Memory was written to that is read later under other names: these see the new values too.
+
+    All names of one memory have the same labels, by the rules of the views between them, so positions
+    need no more than that the written tensor keeps its own. A slice is zero under another name only if
+    it was before and what was written is.
+    """
+    target = _target(node, call)
+    others = [index for index in node.stale if index in env]
+    results = [env[index] for index in outputs]
+    if (
+        target is None
+        or base_name(node.op) not in RULES
+        or [result.shape for result in results] != [target.shape]
+        or any(graph.values[index].kind != "result" for index in (target.index, *others))
+    ):
+        for tensor in [*call.tensors, *results, *(env[index] for index in others)]:
+            for labels in tensor.dims:
+                p.fix(labels, "is written through a view")
+        return
+    (result,) = results
+    for before, after in zip(target.dims, result.dims, strict=True):
+        p.join(before, after)
+    lost = np.unique(np.concatenate([-labels[labels < 0] for labels in result.dims])) if result.dims else []
+    for index in others:
+        old = env[index]
+        dims = old.dims if p.collecting else [_unless(labels, lost) for labels in old.dims]
+        env[index] = Labelled(dims, old.shape, old.static and result.static, old.floating, index)
+
+
+def _target(node: Node, call: Call) -> Labelled | None:
+    """The one tensor an operation writes to; None when it writes to several, or to a list."""
+    written = [a.name for a in node.op._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    target = call.get(written[0]) if len(written) == 1 else None
+    return target if isinstance(target, Labelled) else None
+
+
+def _unless(labels: Labels, lost: Labels) -> Labels:
+    """The labels with the slices of these groups no longer known to be zero."""
+    gone = np.isin(labels, lost) & (labels > 0)
+    return np.where(gone, -labels, labels) if gone.any() else labels

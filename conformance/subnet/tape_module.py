@@ -55,6 +55,7 @@ class GraphSubnet(torch.nn.Module):
         self._inputs = graph.inputs
         self._input_shapes = tuple(graph.values[index].shape for index in graph.inputs)
         self._output_tree = graph.output_tree
+        self._on_meta = graph.device == "meta"
         self._tape = _Shared(dataclasses.replace(graph, model=_Holder(), args=(), kwargs={}), choice)
         self._program = _program(graph, choice)
         self._last_use = _last_use(self._program, graph)
@@ -88,9 +89,16 @@ class GraphSubnet(torch.nn.Module):
         for step, (op, step_args, step_kwargs, outputs) in enumerate(self._program):
             real_args, real_kwargs = replace((step_args, step_kwargs), lambda ref: env[ref.index])
             yield step, real_args
-            _bind(env, outputs, op(*real_args, **_on(device, real_kwargs)))
+            _bind(env, outputs, op(*real_args, **self._on(device, real_kwargs)))
             for index in self._last_use.get(step, ()):
                 env.pop(index, None)
+
+    def _on(self, device: torch.device, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What was made where the pass ran is made where the inputs are; what was asked for elsewhere stays there."""
+        made = kwargs.get("device")
+        if made is None or (self._on_meta and torch.device(made).type != "meta"):
+            return kwargs
+        return {**kwargs, "device": device}
 
 
 def tape_of(subnet: GraphSubnet) -> tuple[Graph, Selection]:
@@ -107,11 +115,6 @@ class _Shared:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
         return self
-
-
-def _on(device: torch.device, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Creation operations were recorded on the tracing device."""
-    return {**kwargs, "device": device} if kwargs.get("device") is not None else kwargs
 
 
 def _bind(env: dict[int, Any], outputs: Any, result: Any) -> None:

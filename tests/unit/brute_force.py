@@ -38,7 +38,7 @@ SUMMED = {
     "convolution": ("input", "weight"), "_grouped_mm": ("self", "mat2"), "sum": ("self",), "nansum": ("self",),
     "mean": ("self",), "var": ("self",), "var_mean": ("self",), "native_layer_norm": ("input",), "layer_norm": ("input",),
     "rms_norm": ("input",), "_fused_rms_norm": ("input",), "native_group_norm": ("input",), "group_norm": ("input",),
-    "linalg_vector_norm": ("self",), "norm": ("self",),
+    "linalg_vector_norm": ("self",), "norm": ("self",), "_weight_norm_interface": ("v",),
 }  # fmt: skip
 """Operations that sum over a removable dimension: exact once any one of these operands is zero there."""
 

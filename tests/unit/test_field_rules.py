@@ -715,6 +715,7 @@ class TestMoves:
         "repeat": lambda x: x.repeat(2, 1, 1), "pad": lambda x: torch.nn.functional.pad(x, (1, 1), mode="reflect"),
         "expand": lambda x: x[:, :1].expand(2, 5, 4), "nearest": lambda x: torch.nn.functional.interpolate(x, scale_factor=2.0),
         "masked_select": lambda x: x.masked_select(x > 0), "shuffle": lambda x: torch.pixel_shuffle(x.view(1, 4, 2, 3), 2),
+        "pack": lambda x: aten._pack_padded_sequence.default(x, torch.tensor([3, 2]), True)[0],
     }  # fmt: skip
 
     @pytest.mark.parametrize("name", MOVES)

@@ -57,7 +57,15 @@ def batch_norm(op: Any, *, training: bool) -> Case:
     )[0]
 
 
+def packed(*, batch_first: bool) -> Case:
+    """Sequences of 4, 3 and 1 steps; the features may leave."""
+    shape = (3, 4, 5) if batch_first else (4, 3, 5)
+    lengths = torch.tensor([4, 3, 1])
+    return lambda b: b.op(aten._pack_padded_sequence.default, b.act(*shape), b.given(lengths), batch_first)[0]
+
+
 CASES: dict[str, list[Case]] = {
+    "_pack_padded_sequence": [packed(batch_first=batch_first) for batch_first in (False, True)],
     "item": [read_as_number(aten.item.default)],
     "_local_scalar_dense": [read_as_number(aten._local_scalar_dense.default)],
     "result_type": [result_type],

@@ -213,7 +213,10 @@ NORMALISATION: dict[str, list[Case]] = {
                           lambda b: b.op(aten.native_group_norm.default, b.given(b.draw(2, 6, 3)), b.param(6), b.param(6), 2, 6, 3, 3, 1e-5)],
     "group_norm": [],
     "_weight_norm_interface": [lambda b: b.op(aten.mm.default, b.act(3, 4), b.op(aten._weight_norm_interface.default, b.param(4, 5), b.param(1, 5), 1)[0]),
-                               lambda b: b.op(aten.mm.default, b.act(3, 4), b.op(aten._weight_norm_interface.default, b.param(4, 5), b.param(4, 1), 0)[0])],
+                               lambda b: b.op(aten.mm.default, b.act(3, 4), b.op(aten._weight_norm_interface.default, b.param(4, 5), b.param(4, 1), 0)[0]),
+                               lambda b: b.op(aten._weight_norm_interface.default, b.param(3, 4, 2), b.param(3, 1, 1), 0)[0],
+                               lambda b: b.op(aten.convolution.default, b.act(2, 4, 5), b.op(aten._weight_norm_interface.default, b.param(3, 4, 2), b.param(1, 1, 2), 2)[0],
+                                              None, [1], [0], [1], False, [0], 1)],
 }  # fmt: skip
 CASES = {**CONTRACTION, **REDUCTION, **NORMALISATION}
 HELD = {

@@ -330,17 +330,6 @@ def test_an_alias_read_after_the_write_is_noted():
     assert written(written_through_a_view) == {"mul": [(2, 4)]}
 
 
-@pytest.mark.parametrize("forward", [read_through_a_view, written_through_a_view])
-def test_what_an_alias_touches_is_held_back(forward):
-    net = Net(forward, a=nn.Linear(3, 4), b=nn.Linear(4, 2))
-    groups = pc.partition(pc.trace(net, X))
-    assert groups.count == 0
-    line = forward.__code__.co_firstlineno
-    text = groups.explain("a.weight", 0)
-    assert "4 held back: is written through a view: aten.mul_.Tensor (" in text
-    assert any(f"test_trace.py:{line + offset})" in text for offset in (2, 3))
-
-
 def test_a_write_without_an_alias_holds_nothing_back():
     net = Net(in_place, a=nn.Linear(3, 4), b=nn.Linear(4, 2))
     groups = pc.partition(pc.trace(net, X))

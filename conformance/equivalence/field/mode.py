@@ -36,7 +36,7 @@ _MOVES = frozenset((
     "replication_pad2d", "replication_pad3d", "amax", "amin", "max", "min", "topk", "sort", "masked_select",
     "slice_scatter", "select_scatter", "index_copy", "empty_like", "new_empty", "zero", "unsafe_split",
     "unsafe_chunk", "unsafe_split_with_sizes", "broadcast_to", "repeat_interleave", "take_along_dim", "aminmax",
-    "new_empty_strided", "masked_scatter", "positive",
+    "new_empty_strided", "masked_scatter", "positive", "_pack_padded_sequence",
 ))  # fmt: skip
 """Operations that only move or choose values: they run as they are."""
 

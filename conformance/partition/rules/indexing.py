@@ -82,6 +82,15 @@ def depends_on_data(p: Pass, call: Call) -> list[Dims]:
     return hold_all(p, call, "is used as data")
 
 
+@rule("_pack_padded_sequence")
+def pack(p: Pass, call: Call) -> list[Dims]:
+    """Steps (T, B, *) or (B, T, *) of sequences in a row, (N, *), and how many run at each step."""
+    x = call["input"]
+    for labels in (*x.dims[:2], *call["lengths"].dims):
+        p.fix(labels, "is packed by its length")
+    return [[fixed(call.shape[0]), *x.dims[2:]], [fixed(size) for size in call.out_shapes[1]]]
+
+
 @rule("isin")
 def isin(p: Pass, call: Call) -> list[Dims]:
     """Membership, position by position of the first operand."""

@@ -131,12 +131,12 @@ def group_norm(p: Pass, call: Call) -> list[Dims]:
 
 @rule("_weight_norm_interface")
 def weight_norm(p: Pass, call: Call) -> list[Dims]:
-    """v * (g / norm of v over all dimensions but dim): only slices along dim are independent."""
+    """v * (g / norm of v over all dimensions but dim): zero slices along the others add nothing to the norm."""
     v, g = call["v"], call["g"]
     dim = v.axis(call.get("dim", 0))
     for at, labels in enumerate(v.dims):
         if at != dim:
-            p.fix(labels, "is normalised over by a weight norm")
+            p.require_zero(labels, "is not zero where a weight norm sums it")
     line = g.dims[dim] if g.ndim == v.ndim else g.dims[0]
     p.join(v.dims[dim], line)
     # A zero direction has no norm, so the magnitude alone makes the slice zero: its labels go on.
