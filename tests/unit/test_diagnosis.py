@@ -333,7 +333,7 @@ class TestReports:
             for candidate in plain(model, choice):
                 if choice.groups.carry == "outer" and choice.removed:
                     with torch.no_grad():
-                        candidate.module[4].bias.add_(1)
+                        list(candidate.module.parameters())[-1].add_(1)
                 yield candidate
 
         monkeypatch.setattr(subject, "candidates", spoiled)
