@@ -50,7 +50,8 @@ class Cancelled(ConformanceError):  # noqa: N818 - not a failure
 class Request:
     """What to check, and how. input_shape leaves the batch out; threads is torch's (0: its default).
 
-    only holds patterns of the level 2 checks to run, remove names groups that these look at.
+    only holds patterns of the level 2 checks to run, remove names groups that these look at. Of a model of
+    more than `exact_below` million parameters the structure alone is checked; None: whatever its size.
     """
 
     spec: str
@@ -62,6 +63,7 @@ class Request:
     threads: int = 0
     only: tuple[str, ...] = ("*",)
     remove: tuple[str, ...] = ()
+    exact_below: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +90,12 @@ def check_here(
     backend = load(request.spec, request.input_shape)  # first: what is wrong with the SPEC comes at once
     from conformance.checks.runner import check
 
+    if request.exact_below is not None:
+        from conformance.checks.structure import structure_only
+
+        report = structure_only(backend, request.exact_below, seed=request.seed)
+        if report is not None:
+            return report
     return check(
         backend,
         level=request.level,

@@ -80,7 +80,7 @@ def check(
         blocked = _blocker(results, item)
         if item.level == 2 and not blocked and remove:
             subject.given, subject.words = _named(remove, subject.groups), remove
-        results.append(_skipped(item, blocked) if blocked else _run(item, subject))
+        results.append(_skipped(item, blocked) if blocked else run_check(item, subject))
 
     facts = _facts_of(subject, results)
 
@@ -192,7 +192,8 @@ def _skipped(item: Check, blocker: str) -> CheckResult:
     )  # fmt: skip
 
 
-def _run(item: Check, subject: Subject) -> CheckResult:
+def run_check(item: Check, subject: Subject) -> CheckResult:
+    """One check's result; whatever it raises becomes an outcome."""
     start = time.perf_counter()
     outcome, message, exercised, details = Outcome.PASS, "", 0, {}
     try:
@@ -233,7 +234,7 @@ def _facts_of(subject: Subject, results: list[CheckResult]) -> dict[str, Any]:
     # These stand on the partition: only where its check came to an end can they be had.
     known = {Outcome.PASS, Outcome.UNSUPPORTED}
     if any(result.id == "L1.groups" and result.outcome in known for result in results):
-        facts |= _facts(subject.groups)
+        facts |= group_facts(subject.groups)
         if _outcome(results)[0] is Outcome.PASS:
             facts["unverified"] = _unverified(subject.groups)
     return facts
@@ -246,7 +247,8 @@ def _unverified(groups: Groups) -> list[str]:
         return [f"which groups never fire could not be measured: {sentence(error)}"]
 
 
-def _facts(groups: Groups) -> dict[str, Any]:
+def group_facts(groups: Groups) -> dict[str, Any]:
+    """What a report tells of a partition, by the names of its fields."""
     kinds: dict[str, int] = {}
     for kind in groups.kinds[1:]:
         kinds[kind] = kinds.get(kind, 0) + 1
@@ -271,7 +273,7 @@ def describe_groups(backend: Backend, *, seed: int = 0, carry: str = "auto") -> 
     return ModelReport(
         spec=backend.name, outcome=Outcome.PASS, level=0, seed=seed,
         reason="" if groups.count else "no group was found: nothing can be pruned",
-        seconds=time.perf_counter() - start, parameters=parameter_count(subject.model), **_facts(groups),
+        seconds=time.perf_counter() - start, parameters=parameter_count(subject.model), **group_facts(groups),
     )  # fmt: skip
 
 

@@ -24,11 +24,20 @@ class Key:
     device: str
     dtype: str
     only: tuple[str, ...] = ("*",)
+    exact_below: float | None = None
 
     @classmethod
-    def now(cls, level: int, seed: int, device: str, dtype: str, only: tuple[str, ...] = ("*",)) -> Key:
+    def now(
+        cls,
+        level: int,
+        seed: int,
+        device: str,
+        dtype: str,
+        only: tuple[str, ...] = ("*",),
+        exact_below: float | None = None,
+    ) -> Key:
         """The key of a run in this environment."""
-        return cls(tuple(sorted(deciding_versions().items())), level, seed, device, dtype, only)
+        return cls(tuple(sorted(deciding_versions().items())), level, seed, device, dtype, only, exact_below)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from conformance.errors import UsageError
 ENTRY_POINT_GROUP = "pruning_conformance.sets"
 
 
-def sets(names: Sequence[str], pattern: str | None = None) -> dict[str, list[str]]:
-    """Set name -> its SPECs that match the glob, for the named sets or, without names, for all.
+def sets(names: Sequence[str], pattern: str | None = None, whole: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Set name -> its SPECs that match the glob, for the named sets or, when nothing is named, for all.
 
-    Raises UsageError for an unknown set, one that cannot be loaded, and when no SPEC is left.
+    `whole` names collections all of whose models are wanted, as a set `all of PREFIX`.
+    Raises UsageError for an unknown set or collection, one that cannot be loaded, and when no SPEC is left.
     """
     known = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     for name in names:
@@ -23,12 +24,25 @@ def sets(names: Sequence[str], pattern: str | None = None) -> dict[str, list[str
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise UsageError(f"there is no set {name!r} (known: {', '.join(sorted(known)) or 'none'}){hint}")
-    chosen = {name: _specs(known[name]) for name in dict.fromkeys(names or sorted(known))}
+    if not names and not whole:
+        names = sorted(known)
+    chosen = {name: _specs(known[name]) for name in dict.fromkeys(names)}
+    chosen |= {f"all of {prefix}": _all_of(prefix) for prefix in whole}
     if pattern is not None:
         chosen = {name: fnmatch.filter(specs, pattern) for name, specs in chosen.items()}
     if not any(chosen.values()):
         raise UsageError("no model is left to check: no set has a SPEC that matches")
     return chosen
+
+
+def _all_of(prefix: str) -> list[str]:
+    from conformance.spec_loader import collection
+
+    known = collection(prefix)
+    names = known.names()
+    if not names:
+        known.get("")  # a collection that cannot be imported says why
+    return [f"{prefix}:{name}" for name in names]
 
 
 def _specs(entry: EntryPoint) -> list[str]:

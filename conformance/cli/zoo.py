@@ -44,6 +44,17 @@ def zoo(
         list[str] | None,
         typer.Option("--set", metavar="NAME", help="A set to check; may be repeated. All without."),
     ] = None,
+    whole: Annotated[
+        list[str] | None,
+        typer.Option("--all", metavar="PREFIX", help="Check all of a collection, such as timm; may be repeated."),
+    ] = None,
+    exact_below: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MILLION",
+            help="Of larger models only the groups are found, without weights: unsupported, with that reason.",
+        ),
+    ] = None,
     pattern: FilterOption = None,
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="Skip models already finished, or start over.")
@@ -67,15 +78,16 @@ def zoo(
     """Check every model of the sets, one process a model, and write a page of results.
 
     Each finished model is one line of DIR/rows.jsonl at once; a sweep that was broken off goes on where it
-    stopped, as long as versions, level, seed, device and dtype are the same. DIR/zoo.md shows all of it.
+    stopped, as long as versions, level, checks, seed, device, dtype and limit are the same. DIR/zoo.md shows all of it.
     """
     settings = Settings.of(ctx)
     limits = Limits(positive(timeout, "--timeout"), positive(memory, "--memory"))
     place = parse_device(device)
-    wanted = sets(names or [], pattern)
+    limit = positive(exact_below, "--exact-below")
+    wanted = sets(names or [], pattern, whole or [])
     chosen = tuple(only or ["*"])
     make_folder(output)
-    rows = Rows(output / "rows.jsonl", Key.now(level, seed, place, dtype.value, chosen))
+    rows = Rows(output / "rows.jsonl", Key.now(level, seed, place, dtype.value, chosen, limit))
     if resume:
         rows.load()
     else:
@@ -94,7 +106,10 @@ def zoo(
             print(finished.trace, file=sys.stderr, flush=True)
 
     threads = threads_for(jobs)
-    requests = [Request(spec, level, seed, place, dtype.value, threads=threads, only=chosen) for spec in waiting]
+    requests = [
+        Request(spec, level, seed, place, dtype.value, threads=threads, only=chosen, exact_below=limit)
+        for spec in waiting
+    ]
     try:
         run_all(requests, limits, screen, finish, jobs=jobs)
     finally:  # also after Ctrl-C: the page always shows what is finished

@@ -16,7 +16,7 @@ import conformance as pc
 from conformance.backend import Backend
 from conformance.checks import activity
 from conformance.checks.registry import Check, checks
-from conformance.checks.runner import _run, check, describe_groups, explain
+from conformance.checks.runner import check, describe_groups, explain, run_check
 from conformance.checks.subject import Pair, Subject, prepare
 from conformance.equivalence.compare import equivalent
 from conformance.errors import UsageError
@@ -304,7 +304,7 @@ class TestEveryCheck:
 
     @pytest.mark.parametrize("identifier", BY_ID)
     def test_passes_the_good_one_and_counts(self, identifier):
-        found = _run(BY_ID[identifier], subject_of(Net))
+        found = run_check(BY_ID[identifier], subject_of(Net))
         assert found.outcome is Outcome.PASS, found.message
         assert found.exercised > 0
         assert found.seconds > 0
@@ -318,7 +318,7 @@ class TestEveryCheck:
         ],
     )
     def test_fails_the_bad_one(self, identifier, subject, outcome, words):
-        found = _run(BY_ID[identifier], subject())
+        found = run_check(BY_ID[identifier], subject())
         assert found.outcome is outcome, found.message
         assert words in found.message
         assert len(found.message.splitlines()) == 1
@@ -330,7 +330,7 @@ class TestEveryCheck:
     def test_and_these_alone_notice_it(self, identifier, kind):
         # Gradients are compared position by position, so that check notices most things too.
         others = [item for item in checks() if item.level == 2 and item.id not in (identifier, "L2.gradient")]
-        assert [_run(item, subject_of(Net, kind)).outcome for item in others] == [Outcome.PASS] * len(others)
+        assert [run_check(item, subject_of(Net, kind)).outcome for item in others] == [Outcome.PASS] * len(others)
 
     @pytest.mark.parametrize("identifier", BY_ID)
     def test_is_stated_in_the_specification(self, identifier):
@@ -349,7 +349,7 @@ class TestEveryCheck:
         from conformance.checks.registry import Finding
 
         idle = Check("L2.idle", "idle", 2, "MUST", lambda subject: Finding(0))
-        found = _run(idle, subject_of(Net))
+        found = run_check(idle, subject_of(Net))
         assert found.outcome is Outcome.FAIL
         assert found.message == "the check exercised nothing"
 
@@ -357,13 +357,13 @@ class TestEveryCheck:
         def broken(subject):
             raise KeyError("ours")
 
-        found = _run(Check("L2.broken", "broken", 2, "MUST", broken), subject_of(Net))
+        found = run_check(Check("L2.broken", "broken", 2, "MUST", broken), subject_of(Net))
         assert found.outcome is Outcome.ERROR
 
     def test_details_say_how_to_repeat(self):
         subject = subject_of(Net, spoilt())
         subject.command = "conformance check test:net --level 2 --seed 0"
-        found = _run(BY_ID["L2.random-50"], subject)
+        found = run_check(BY_ID["L2.random-50"], subject)
         assert found.details["repeat"] == f"{subject.command} --only L2.random-50"
         assert found.details["oracle"] == "field"
         assert found.details["selection_size"] == len(subject.groups.sample(0.5, 0))
@@ -490,10 +490,10 @@ class TestBadModels:
         subject = subject_of(made(lambda self, x: Net.forward(self, x.mul_(2)) + self.bn.running_mean.add_(1).sum()))
         state = {name: tensor.clone() for name, tensor in subject.model.state_dict().items()}
         given = subject.inputs()[0][0].clone()
-        _run(BY_ID["L0.forward"], subject)
+        run_check(BY_ID["L0.forward"], subject)
         assert torch.equal(subject.inputs()[0][0], given)
         changing = subject_of(made(lambda self, x: Net.forward(self, x) + self.bn.running_mean.add_(1).sum()))
-        _run(BY_ID["L0.forward"], changing)
+        run_check(BY_ID["L0.forward"], changing)
         assert torch.equal(changing.model.state_dict()["bn.running_mean"], state["bn.running_mean"])
 
     def test_an_internal_error_in_the_partition_is_a_report_too(self, monkeypatch):

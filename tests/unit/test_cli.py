@@ -399,6 +399,26 @@ class TestZoo:
         assert "conformance zoo --set mini --set more --output out" in text
         assert text.index("m:slow") < text.index("n:other")
 
+    def test_every_model_of_a_collection(self, capsys, monkeypatch):
+        asked = []
+
+        def run_all(requests, _limits, _screen, done, *, jobs):
+            asked.extend(requests)
+            for request in requests:
+                done(Finished(request, failed(request, "stood in for", 1.0)))
+
+        monkeypatch.setattr(zoo, "run_all", run_all)
+        sweep = ("zoo", "--all", "handmade", "--filter", "*:conv-?d", "--exact-below", "1.5", "--output", "whole")
+        assert run(capsys, *sweep)[0] == 3
+        assert [request.spec for request in asked] == ["handmade:conv-1d", "handmade:conv-3d"]
+        assert {request.exact_below for request in asked} == {1.5}
+        assert "## all of handmade" in Path("whole/zoo.md").read_text()
+        assert run(capsys, "zoo", "--all", "nothing")[0] == 2
+        assert run(capsys, "zoo", "--all", "handmade", "--exact-below", "0")[0] == 2
+        asked.clear()
+        run(capsys, *sweep[:-4], "--output", "whole")  # another limit is another run
+        assert len(asked) == 2
+
     def test_resuming_skips_what_is_finished(self, capsys, ran):
         self.sweep(capsys)
         ran.clear()
