@@ -16,7 +16,7 @@ from conformance.graph.trace import shadow, trace
 from conformance.partition.build import partition
 from conformance.partition.selection import Selection
 from conformance.subnet.extract import plan_matches
-from conformance.subnet.norm_module import put_whole_widths
+from conformance.subnet.norm_module import counting, put_whole_widths
 from conformance.subnet.state import sliced
 from conformance.subnet.tape_module import GraphSubnet
 
@@ -63,6 +63,12 @@ def _same_class(model: torch.nn.Module, plan: Plan, tensors: Tensors, choice: Se
         raise PlanError("the plan names a norm twice")
     if plan.whole_width and choice is not None:
         try:
+            named, meant = (
+                {id(subnet.get_submodule(path)) for path in paths}
+                for paths in (plan.whole_width, counting(choice.groups.graph, choice))
+            )
+            if named != meant:
+                raise PlanError("the plan's norms are not those that the selection makes narrower")
             put_whole_widths(subnet, choice.groups.graph, choice, plan.whole_width)
         except (ExtractionError, AttributeError) as error:
             raise PlanError(f"the plan's norms are none of this model: {error}") from error

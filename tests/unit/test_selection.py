@@ -272,7 +272,7 @@ def test_within_a_subnet_that_is_not_the_one():
         (lambda: GROUPS.select([1.5]), "group numbers are whole numbers, not float64"),
         (
             lambda: GROUPS.sample(kinds=("nonsense",)),
-            "there are head, channel, neuron, embedding, parameter, but no 'nonsense'",
+            "there are head, head dim, channel, neuron, embedding, parameter, but no 'nonsense'",
         ),
         (lambda: GROUPS.sample(modes=("never",)), "there are producers, consumers, but no 'never'"),
         (lambda: groups_of(torch.nn.Linear(3, 2)).select([1]), "the model has no groups to select"),

@@ -93,7 +93,8 @@ class TestRoundTrip:
         plan = pc.save_subnet(subnet, tmp_path, choice)
         with torch.device("meta"):
             empty = backend.build().eval()
-        for model in (built(5, backend.build), empty):
+        # Some passes need values: then so does the model that is traced again.
+        for model in (built(5, backend.build), *([empty] if plan.tape.device == "meta" else [])):
             again = pc.load_subnet(model, tmp_path, args, kwargs)
             assert type(again) is type(subnet)
             assert_same(subnet, again, *args, **kwargs)
