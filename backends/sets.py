@@ -49,13 +49,12 @@ def default_cache() -> Path:
 
 
 def torchvision() -> list[str]:
-    """Every torchvision model but the detectors and the quantised ones."""
+    """Every torchvision model, detectors among them, but the quantised ones."""
     from torchvision.models import get_model_builder
 
     from backends.torchvision_zoo import collection, module_of
 
-    left_out = {"detection", "quantization"}
-    names = (name for name in collection.names() if module_of(get_model_builder(name)) not in left_out)
+    names = (name for name in collection.names() if module_of(get_model_builder(name)) != "quantization")
     return _specs("torchvision", names)
 
 

@@ -176,6 +176,16 @@ def test_a_fault_in_a_detector_is_seen(name):
     assert not pc.equivalent(pc.zero(net, choice), subnet, IMAGE).equal
 
 
+def test_the_whole_detector_conforms():
+    report = pc.check_model(Detector(), IMAGE, name="test:detector")
+    found = {result.id: result for result in report.checks}
+    assert found["L1.counts"].outcome == "pass"
+    assert found["L1.counts"].exercised == 3
+    assert "depends on values" in found["L1.counts"].message
+    assert all(result.outcome in ("pass", "unsupported") for result in report.checks if result.severity == "SHOULD")
+    assert report.outcome == "pass", report.reason
+
+
 def test_shapes_that_follow_from_values_do_not_count_against_a_candidate():
     net = pc.randomised(Detector().eval())
     graph = pc.trace(net, IMAGE)
