@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
 
 from conformance.errors import PlanError
 
@@ -22,13 +22,6 @@ PLAN_FILE, WEIGHTS_FILE = "plan.json", "subnet.safetensors"
 Size = Annotated[StrictInt, Field(ge=0)]
 Digest = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
 Dimension = Annotated[int, Field(ge=0)]  # a key of a JSON object is text
-
-
-def _no_truth(value: Any) -> Any:
-    """JSON's true equals 1 in Python, and is no version."""
-    if isinstance(value, bool):
-        raise ValueError("a truth value is no number")
-    return value
 
 
 class _Part(BaseModel):
@@ -101,7 +94,7 @@ class Plan(_Part):
     """
 
     format: Literal["pruning-conformance/subnet"] = FORMAT
-    version: Annotated[Literal[1], BeforeValidator(_no_truth)] = VERSION
+    version: Literal[1] = VERSION
     kind: Literal["same class", "graph"]
     versions: dict[str, str]
     model: ModelPrint

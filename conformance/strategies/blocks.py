@@ -90,7 +90,7 @@ class Parted(nn.Module):
         if self.how == "chunk":
             return x.chunk(len(self.sizes), self.dim)
         if self.how == "split":
-            return x.split(self.sizes, self.dim)
+            return torch.split(x, list(self.sizes), self.dim)
         ends = [sum(self.sizes[: number + 1]) for number in range(len(self.sizes))]
         return [x.narrow(self.dim, end - size, size) for end, size in zip(ends, self.sizes, strict=True)]
 

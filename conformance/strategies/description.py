@@ -26,7 +26,7 @@ class _Brief:
     def __repr__(self) -> str:
         given = [
             f"{item.name}={value!r}"
-            for item in dataclasses.fields(self)  # type: ignore[arg-type] - every subclass is a dataclass
+            for item in dataclasses.fields(self)  # type: ignore[arg-type]
             if (value := getattr(self, item.name)) != item.default
         ]
         return f"{type(self).__name__}({', '.join(given)})"
@@ -88,7 +88,7 @@ class Layer(_Brief, ABC):
 
     def inner(self) -> Iterator[Layer]:
         """Layers inside."""
-        for item in dataclasses.fields(self):  # type: ignore[arg-type] - as above
+        for item in dataclasses.fields(self):  # type: ignore[arg-type]
             yield from _layers(getattr(self, item.name))
 
 

@@ -40,7 +40,7 @@ def projection(draw: st.DrawFn, form: Form) -> Layer:
         return layers.Embedding(draw(widths(2, 11)))
     if form.layout == MAPS:
         return _conv(draw, form, Place(0, steady=False)) or layers.PerPosition(2)
-    return layers.Linear(draw(widths(1, 11)), draw(st.booleans()))
+    return layers.Linear(draw(widths(2, 11)), draw(st.booleans()))
 
 
 def _linear(draw: st.DrawFn, form: Form, place: Place) -> Layer:
@@ -53,7 +53,8 @@ def _per_position(draw: st.DrawFn, form: Form, place: Place) -> Layer:
 
 def _conv(draw: st.DrawFn, form: Form, place: Place) -> Layer | None:
     shape = draw(convolutions(form.rank, form.width, min(form.positions), largest=10))
-    mode = draw(st.sampled_from(("zeros", "zeros", "reflect", "circular", "replicate")))
+    modes: tuple[layers.Mode, ...] = ("zeros", "zeros", "reflect", "circular", "replicate")
+    mode = draw(st.sampled_from(modes))
     if place.steady:
         kernel = shape.kernel - (shape.kernel == 2)
         padding = shape.dilation * (kernel - 1) // 2
@@ -67,7 +68,7 @@ def _conv(draw: st.DrawFn, form: Form, place: Place) -> Layer | None:
     return _with_mode(made, form, mode)
 
 
-def _with_mode(conv: layers.Conv, form: Form, mode: str) -> layers.Conv:
+def _with_mode(conv: layers.Conv, form: Form, mode: layers.Mode) -> layers.Conv:
     """Reflection needs more positions than padding, a circle as many."""
     if not 0 < conv.padding < min(form.positions):
         return conv

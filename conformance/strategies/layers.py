@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from conformance.strategies.description import MAPS, TOKENS, Form, Layer
+
+Mode = Literal["zeros", "reflect", "replicate", "circular"]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -65,7 +68,7 @@ class Conv(Layer):
     dilation: int = 1
     groups: int = 1
     bias: bool = True
-    mode: str = "zeros"
+    mode: Mode = "zeros"
 
     def after(self, form: Form) -> Form:
         reach = self.dilation * (self.kernel - 1)

@@ -32,8 +32,8 @@ def networks(inputs: Sequence[str] = INPUTS, *, most: int = 6) -> st.SearchStrat
 @st.composite
 def _networks(draw: st.DrawFn, inputs: tuple[str, ...], most: int) -> Network:
     first = draw(_input(draw(st.sampled_from(inputs))))
-    # Three in four begin with a layer that makes channels: most others can only be removed behind one.
-    begins = first.layout == IDS or draw(st.sampled_from((False, True, True, True)))
+    # Most begin with a layer that makes channels: most others can only be removed behind one.
+    begins = first.layout == IDS or draw(st.sampled_from((False, True, True, True, True, True)))
     stem = _kept([draw(projection(first)) if begins else None])
     rest = draw(_stack(through(stem, first), most - len(stem), Place(0, steady=False)))
     last = through((*stem, *rest), first)

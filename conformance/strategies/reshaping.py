@@ -237,7 +237,7 @@ class Maxout(Layer):
 
     def module(self, form: Form) -> nn.Module:
         dim, pieces = form.channel_dim, self.pieces
-        return Plain(lambda x: x.unflatten(dim, (-1, pieces)).amax(dim + 1))
+        return Plain(lambda x: torch.unflatten(x, dim, (-1, pieces)).amax(dim + 1))
 
 
 @dataclass(frozen=True, repr=False)

@@ -47,7 +47,8 @@ def mix(query: Tensor, key: Tensor, value: Tensor, scaled: bool, causal: bool) -
     if causal:
         hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(hidden, float("-inf"))
-    return scores.softmax(-1) @ value
+    mixed: Tensor = scores.softmax(-1) @ value
+    return mixed
 
 
 class SeparateHeads(nn.Module):
@@ -96,9 +97,10 @@ class FusedHeads(nn.Module):
             return rows.unbind(0)
         if self.style == CHUNKS:
             return tuple(
-                part.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for part in made.chunk(3, -1)
+                torch.unflatten(part, -1, (self.num_heads, self.head_dim)).transpose(1, 2) for part in made.chunk(3, -1)
             )
-        return made.view(batch, length, self.num_heads, 3 * self.head_dim).transpose(1, 2).split(self.head_dim, -1)
+        heads = made.view(batch, length, self.num_heads, 3 * self.head_dim).transpose(1, 2)
+        return torch.split(heads, self.head_dim, -1)
 
 
 class EinsumHeads(nn.Module):
