@@ -23,7 +23,7 @@ MODELS = (
     "handmade:tied-lm-head", "handmade:grouped-conv", "handmade:rotary-decoder", "handmade:glu-chunk",
     "handmade:nn-transformer-encoder", "handmade:attention-relative-bias", "handmade:inverted-residual",
     "handmade:convnext-block", "handmade:pyramid-pooling", "handmade:adaptive-pool-head", "handmade:windows",
-    "handmade:attention-fused-qkv", "handmade:patch-merging", "transformers:llama", "transformers:bert",
+    "handmade:attention-fused-qkv", "handmade:patch-merging", "transformers:bert", "transformers:llama",
 )  # fmt: skip
 """Tried in this order for a place of a kind; between them they have one for every kind."""
 

@@ -26,7 +26,7 @@ def test_every_result_is_one_line(rows):
 
 
 def test_what_is_there_is_not_worked_out_again(rows, monkeypatch, capsys):
-    monkeypatch.setattr(score, "made", None)  # a call would raise
+    monkeypatch.setattr(score, "made", None)  # a call would be reported
     before = rows.read_text()
     assert score.main([*SMALL, "--rows", str(rows)]) == 0
     assert rows.read_text() == before
@@ -44,10 +44,16 @@ def test_a_line_that_was_cut_off_is_worked_out_again(rows, tmp_path, monkeypatch
     assert [key["part"] for key in made] == ["clean"]
 
 
-def test_another_seed_is_another_result(rows, monkeypatch):
-    monkeypatch.setattr(score, "made", None)
-    with pytest.raises(TypeError):
-        score.main([*SMALL, "--rows", str(rows), "--seed", "1"])
+def test_another_seed_is_another_result_and_what_raises_is_reported(rows, tmp_path, monkeypatch, capsys):
+    def made(key):
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(score, "made", made)
+    file = tmp_path / "rows.jsonl"
+    file.write_text(rows.read_text())
+    assert score.main([*SMALL, "--rows", str(file), "--seed", "1"]) == 1
+    assert "handmade:mlp: clean ended in RuntimeError: no such luck" in capsys.readouterr().out
+    assert file.read_text() == rows.read_text()
 
 
 def answered(kind: str, *, gate: str = "field", excuse: str = "", **others: bool) -> dict:

@@ -387,3 +387,39 @@ class TestSubnets:
         assert choice.removed
         assert pc.equivalent(full, subnet, (X,), oracle=oracle).equal
         assert not pc.equivalent(net, subnet, (X,), oracle=oracle)
+
+
+class TestWhatDoesNotRun:
+    """Vectors of one entry for many, and sizes left as they were: equal values hide what a kernel refuses."""
+
+    NETS = {
+        "conv": lambda: nn.Conv2d(3, 8, 3),
+        "transposed-conv": lambda: nn.ConvTranspose2d(3, 8, 3, groups=1),
+        "batch-norm": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)),
+        "group-norm": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8)),
+        "instance-norm": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8, affine=True)),
+        "layer-norm": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.LayerNorm((4, 4))),
+        "rms-norm": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.RMSNorm(4)),
+    }
+
+    @pytest.mark.parametrize("oracle", ALL)
+    @pytest.mark.parametrize("name", NETS)
+    def test_one_entry_in_place_of_many_equal_ones(self, name, oracle):
+        net = self.NETS[name]().eval()
+        *_, (path, last) = [part for part in net.named_modules() if not list(part[1].children())]
+        vectors = [leaf for leaf in ("weight", "bias") if getattr(last, leaf, None) is not None]
+        for leaf in vectors[-1:] if "conv" in name else vectors:
+            getattr(last, leaf).data.fill_(0.5)
+            short = copy.deepcopy(net)
+            setattr(short.get_submodule(path), leaf, nn.Parameter(torch.full((1,), 0.5)))
+            assert not pc.equivalent(net, short, (X,), oracle=oracle), leaf
+
+    @pytest.mark.parametrize("oracle", ALL)
+    @pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
+    def test_a_norm_that_still_has_the_old_size(self, norm, oracle):
+        net = nn.Sequential(nn.Conv2d(3, 8, 3), norm(4, elementwise_affine=False)).eval()
+        stale = copy.deepcopy(net)
+        stale[1].normalized_shape = (6,)
+        verdict = pc.equivalent(net, stale, (X,), oracle=oracle)
+        assert verdict.status is Status.DIFFERENT
+        assert "raised" in verdict.reason

@@ -56,7 +56,8 @@ def linear(e: Exact) -> torch.Tensor:
 @exact("convolution", "_convolution")
 def convolution(e: Exact) -> torch.Tensor:
     """All convolutions: integers in float64, summed exactly by any algorithm that only adds products."""
-    x, weight, bias = e.residue("input"), e.residue("weight"), e.residue("bias")
+    x, weight = e.residue("input"), e.residue("weight")
+    bias = e.fitting("bias", weight.shape[1] * e.get("groups") if e.get("transposed") else weight.shape[0])
     terms = (weight.shape[0] if e.get("transposed") else weight.shape[1]) * weight[0, 0].numel()
     if terms > MAX_TERMS:
         return _long_convolution(e, x, weight, bias)

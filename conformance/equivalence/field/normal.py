@@ -25,13 +25,13 @@ def _affine(e: Exact, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.
 def batch_norm(e: Exact) -> Any:
     """(x - mean) * rsqrt(var + eps) * weight + bias, per channel."""
     x = e.residue("input")
-    weight, bias = e.residue("weight"), e.residue("bias")
+    weight, bias = (e.fitting(name, x.shape[1]) for name in ("weight", "bias"))
     shape = [1, -1, *[1] * (x.ndim - 2)]
     training = bool(e.get("training", e.get("train", False)))
     if training or e.get("running_mean") is None:
         variance, mean = variance_over(e, x, [at for at in range(x.ndim) if at != 1], 0.0, True)
     else:
-        mean, variance = e.residue("running_mean").view(shape), e.residue("running_var").view(shape)
+        mean, variance = (e.fitting(name, x.shape[1]).view(shape) for name in ("running_mean", "running_var"))
     scale = _rsqrt(e, variance, e.get("eps", e.get("epsilon")))
     made = e.product(e.reduce(x - mean, 2.0**20), scale)
     made = _affine(e, made, *(None if t is None else t.view(shape) for t in (weight, bias)))
@@ -40,25 +40,33 @@ def batch_norm(e: Exact) -> Any:
     return (made, *statistics, *[x.new_zeros(0)] * max(extra, 0)) if extra >= 0 else made
 
 
+def _over(e: Exact) -> tuple[list[int], list[int], torch.Tensor]:
+    """(sizes, dimensions, input) of a norm over the last dimensions, which must have these sizes."""
+    sizes, x = list(e.get("normalized_shape")), e.residue("input")
+    dims = list(range(x.ndim - len(sizes), x.ndim))
+    if [x.shape[dim] for dim in dims] != sizes:
+        raise ValueError(f"{e.name} is over sizes {sizes}, its input has shape {tuple(x.shape)}")
+    return sizes, dims, x
+
+
 @exact("native_layer_norm", "layer_norm")
 def layer_norm(e: Exact) -> Any:
     """Moments over the last dimensions."""
-    x = e.residue("input")
-    dims = list(range(x.ndim - len(e.get("normalized_shape")), x.ndim))
+    sizes, dims, x = _over(e)
     variance, mean = variance_over(e, x, dims, 0.0, True)
     scale = _rsqrt(e, variance, e.get("eps"))
-    made = _affine(e, e.product(e.reduce(x - mean, 2.0**20), scale), e.residue("weight"), e.residue("bias"))
+    weight, bias = (e.fitting(name, *sizes) for name in ("weight", "bias"))
+    made = _affine(e, e.product(e.reduce(x - mean, 2.0**20), scale), weight, bias)
     return (made, mean, scale) if e.name == "native_layer_norm" else made
 
 
 @exact("rms_norm", "_fused_rms_norm")
 def rms_norm(e: Exact) -> Any:
     """x * rsqrt(mean(x*x) + eps) * weight."""
-    x = e.residue("input")
-    dims = list(range(x.ndim - len(e.get("normalized_shape")), x.ndim))
+    sizes, dims, x = _over(e)
     eps = e.get("eps")
     scale = _rsqrt(e, mean_over(e, e.product(x, x), dims, True), torch.finfo(torch.float32).eps if eps is None else eps)
-    made = _affine(e, e.product(x, scale), e.residue("weight"), None)
+    made = _affine(e, e.product(x, scale), e.fitting("weight", *sizes), None)
     return (made, scale) if e.name == "_fused_rms_norm" else made
 
 
@@ -72,7 +80,7 @@ def group_norm(e: Exact) -> Any:
     scale = _rsqrt(e, variance, e.get("eps"))
     made = e.product(e.reduce(parts - mean, 2.0**20), scale).view(x.shape)
     shape = [1, -1, *[1] * (x.ndim - 2)]
-    affine = (e.residue("weight"), e.residue("bias"))
+    affine = (e.fitting(name, x.shape[1]) for name in ("weight", "bias"))
     made = _affine(e, made, *(None if t is None else t.view(shape) for t in affine))
     return (made, mean.squeeze(-1), scale.squeeze(-1)) if e.name == "native_group_norm" else made
 

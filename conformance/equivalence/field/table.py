@@ -38,6 +38,16 @@ class Exact:
         """An argument as residues: tensors are embedded if they are not residues yet, numbers too."""
         return self.lift(self.bound.get(name))
 
+    def fitting(self, name: str, *shape: int) -> Any:
+        """As `residue`, of an argument that has exactly this shape: torch's kernel would not broadcast it.
+
+        Raises ValueError otherwise, as the kernel would.
+        """
+        value = self.residue(name)
+        if value is not None and tuple(value.shape) != shape:
+            raise ValueError(f"{self.name} takes a {name} of shape {shape}, got {tuple(value.shape)}")
+        return value
+
     def lift(self, value: Any) -> Any:
         """Residues of a tensor, number or None."""
         if isinstance(value, torch.Tensor):

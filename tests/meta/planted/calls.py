@@ -263,12 +263,21 @@ def _attention_scale(call: Call, result: Any) -> Any:
 
 
 def _masked(call: Call, result: Any) -> bool:
-    return call.argument(3, "attn_mask") is not None if "attention" in call.name else _floating(call.x)
+    if "attention" not in call.name:
+        return _floating(call.x)
+    return call.argument(3, "attn_mask") is not None or bool(call.argument(5, "is_causal"))
 
 
 @alteration("mask-dropped", "a mask is not applied", "scaled_dot_product_attention masked_fill", _masked)
 def _unmasked(call: Call, result: Any) -> Any:
-    return call.with_argument(3, "attn_mask", None) if "attention" in call.name else call.x
+    return (
+        F.scaled_dot_product_attention(*call.args[:3], **_other_options(call)) if "attention" in call.name else call.x
+    )
+
+
+def _other_options(call: Call) -> dict[str, Any]:
+    """What an attention was given by name, but for its mask."""
+    return {name: value for name, value in call.kwargs.items() if name in ("scale", "enable_gqa")}
 
 
 @alteration("dropout-on", "a dropout still drops", "dropout dropout1d dropout2d dropout3d", _of_float)
@@ -336,7 +345,10 @@ def _exchanged(call: Call, result: Any) -> Any:
 
 
 def _splits(call: Call, result: Any) -> bool:
-    return _floating(call.x, result) and result.ndim > call.x.ndim and min(result.shape[-2:]) > 1
+    if not _floating(call.x, result) or result.ndim <= call.x.ndim:
+        return False
+    heads, width = result.shape[-2:]
+    return min(heads, width) > 1 and call.x.shape[-1] == heads * width
 
 
 @alteration(

@@ -31,7 +31,7 @@ from planted.site import Kind, Mutant, Site, State, Subject, planted
 OTO_TOLERANCE = 1e-4
 """OTO's own test compares outputs with this absolute tolerance."""
 
-SIZES = (1.0, 1.0, 32.0, 2.0**-20)
+SIZES = (1.0, 32.0, 2.0**-20) * 4
 """How large the weights of each redrawn net are: clipping shows in large ones, an eps in small ones."""
 
 
@@ -143,6 +143,7 @@ class Judges:
 
     def __init__(self, subject: Subject, site: Site, seed: int = 0) -> None:
         self.subject, self.site, self.seed = subject, site, seed
+        self._nets: dict[int, tuple[Site, _Wide]] = {}
         self.full = pc.zero(subject.model, site.choice)
         self.fresh = site.holding(subject.fresh)
         self.fresh_full = pc.zero(planted(subject.model, subject.fresh), site.choice)
@@ -195,7 +196,7 @@ class Judges:
         What cancels does so for every draw: an exchange of two equals, a shift that statistics take out.
         """
         looked = 0
-        for site, wide in self._redrawn:
+        for site, wide in map(self._redrawn, range(len(SIZES))):
             mutant = kind.plant(site, np.random.default_rng(again))
             if mutant is None or not wide.finite:
                 continue
@@ -205,13 +206,12 @@ class Judges:
                 return False
         return looked > 0
 
-    @cached_property
-    def _redrawn(self) -> list[tuple[Site, _Wide]]:
-        found = []
-        for draw, size in enumerate(SIZES):
-            site = self.site.holding(redrawn(self.site.full, draw, size))
-            found.append((site, _Wide(site.subnet, site.subnet, self.subject.inputs(draw + 2))))
-        return found
+    def _redrawn(self, number: int) -> tuple[Site, _Wide]:
+        if number not in self._nets:
+            site = self.site.holding(redrawn(self.site.full, number, SIZES[number]))
+            draw = 0 if number % 2 else number + 2  # what the judges were given, and others
+            self._nets[number] = site, _Wide(site.subnet, site.subnet, self.subject.inputs(draw))
+        return self._nets[number]
 
 
 def _louder(site: Site, mutant: Mutant) -> Mutant:

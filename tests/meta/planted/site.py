@@ -134,7 +134,7 @@ class Site:
         tensor = (self.full[name] if full is None else full).detach()
         for at in range(tensor.ndim):
             kept = positions if at == dim else self.kept(name, at)
-            tensor = tensor.index_select(at, torch.from_numpy(np.ascontiguousarray(kept)))
+            tensor = tensor.index_select(at, torch.from_numpy(kept.copy()))
         return tensor
 
 
