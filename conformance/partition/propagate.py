@@ -95,7 +95,7 @@ def _written(p: Pass, graph: Graph, node: Node, call: Call, outputs: list[int], 
     (result,) = results
     for before, after in zip(target.dims, result.dims, strict=True):
         p.join(before, after)
-    lost = np.unique(np.concatenate([-labels[labels < 0] for labels in result.dims])) if result.dims else []
+    lost = np.unique(np.concatenate([fixed(0), *(-labels[labels < 0] for labels in result.dims)]))
     for index in others:
         old = env[index]
         dims = old.dims if p.collecting else [_unless(labels, lost) for labels in old.dims]
