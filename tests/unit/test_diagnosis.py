@@ -194,6 +194,13 @@ class TestAssertion:
         assert text.startswith("different by the float64 oracle")
         assert "first diverging module: conv (Conv2d)" in text
 
+    def test_gradients_alone(self, net):
+        choice = groups_of(net).sample(0.5, 0)
+        subnet = pc.extract(net, choice)
+        subnet.mix.register_forward_pre_hook(lambda module, args: (args[0].detach(),))
+        text = self.message(pc.zero(net, choice), subnet, X, oracle="gradient", choice=choice)
+        assert "cannot be named: the forward pass agrees in every module: the gradients differ" in text
+
     def test_a_diagnosis_that_fails_hides_nothing(self, net, monkeypatch):
         def broken(comparison):
             raise KeyError("ours")
@@ -480,7 +487,7 @@ class TestCommand:
             ("stem.weight:1:0", "stem.weight dimension 1: position 0 is held back"),
             ("stem.weight", "'stem.weight' is not NAME:DIMENSION:POSITIONS"),
         ):
-            assert main(["check", "nets.py:net", "--remove", word]) == 2
+            assert main(["check", "nets.py:net", "--remove", word, "--in-process"]) == 2
             assert message in capsys.readouterr().err
 
     @pytest.mark.slow
