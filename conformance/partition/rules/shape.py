@@ -233,7 +233,9 @@ def constant_pad(p: Pass, call: Call) -> list[Dims]:
         before, after = pads[2 * number], pads[2 * number + 1]
         if not before and not after:
             continue
-        if is_fixed(dims[dim]) or before < 0 or after < 0:
+        # What was free while facts were collected has its labels, whatever it came to later.
+        held = is_fixed(dims[dim]) and not p.known(("padded", dim))
+        if held or before < 0 or after < 0:
             p.fix(dims[dim], "is padded or cropped")
             dims[dim] = fixed(call.shape[dim])
             continue
