@@ -85,6 +85,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def nightly(session: nox.Session) -> None:
+    """The property tests with many more examples, new ones each time: hours. Arguments go to pytest."""
+    session.env["HYPOTHESIS_PROFILE"] = "nightly"
+    python(session, "pytest", "-n", "2", "--timeout=0", "tests/properties", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def lowest(session: nox.Session) -> None:
     """The tests with the oldest torch that is supported, in an environment of its own (.nox/lowest)."""
     python = installed(session, "lowest", f"torch=={lowest_torch()}.*")
