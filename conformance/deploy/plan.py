@@ -139,14 +139,17 @@ def read_plan(folder: Path | str) -> Plan:
         raise PlanError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
         data = json.loads(content)
+        if not isinstance(data, dict):
+            raise PlanError(f"{path} is not the plan of a subnet: it holds no fields")
+        digest = data.pop("digest", None)
+        computed = _digest(data)
     except (ValueError, RecursionError) as error:
         raise PlanError(f"{path} is damaged: it is no JSON text") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
+    if data.get("format") != FORMAT:
         raise PlanError(f"{path} is not the plan of a subnet: its format is not {FORMAT!r}")
     if data.get("version") != VERSION or isinstance(data["version"], bool):
         raise PlanError(f"{path} has version {str(data.get('version'))[:20]!r}; this release reads version {VERSION}")
-    digest = data.pop("digest", None)
-    if digest != _digest(data):
+    if digest != computed:
         raise PlanError(f"{path} is damaged: its digest is not that of its content")
     try:
         return Plan.model_validate_json(json.dumps(data))

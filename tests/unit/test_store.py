@@ -345,7 +345,11 @@ class TestLoadingRefuses:
         [
             (b"", "it is no JSON text"),
             (b"\xff\xfe", "it is no JSON text"),
-            (b"{" * 100_000, "it is no JSON text"),
+            (b"[" * 100_000, "it is no JSON text"),
+            *(
+                (b'{"a":' + b"[" * depth + b"]" * depth + b"}", "no JSON text|not the plan of a subnet")
+                for depth in (300, 600, 900)
+            ),
             (b"[1, 2]", "is not the plan of a subnet"),
             (b'{"format": "pruning-conformance/selection", "version": 1}', "is not the plan of a subnet"),
             (
