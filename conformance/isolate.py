@@ -46,7 +46,7 @@ class Cancelled(ConformanceError):  # noqa: N818 - not a failure
 class Request:
     """What to check, and how. input_shape leaves the batch out; threads is torch's (0: its default).
 
-    only holds patterns of the level 2 checks to run.
+    only holds patterns of the checks of levels 2 and 3 to run.
     """
 
     spec: str

@@ -35,17 +35,17 @@ def check(
 ) -> ModelReport:
     """Every check up to `level` on one model. A bad model gives a report, not an exception.
 
-    progress(title, done, total) is called before each check. `only` restricts level 2 to checks whose
-    ids match one of these patterns (the levels below are what it stands on, and always run). Raises
+    progress(title, done, total) is called before each check. `only` restricts levels 2 and 3 to checks
+    whose ids match one of these patterns (the levels below are what they stand on, and always run). Raises
     UsageError for a bad level or patterns that match nothing.
     """
-    if not 0 <= level <= 2:
-        raise UsageError(f"levels go from 0 to 2, not {level}")
+    if not 0 <= level <= 3:
+        raise UsageError(f"levels go from 0 to 3, not {level}")
     todo = [item for item in checks() if item.level <= level]
     todo = [item for item in todo if item.level < 2 or any(fnmatch(item.id, pattern) for pattern in only)]
     for pattern in only:
-        if not any(item.level == 2 and fnmatch(item.id, pattern) for item in checks()):
-            raise UsageError(f"no check of level 2 matches {pattern!r}")
+        if not any(2 <= item.level <= max(level, 2) and fnmatch(item.id, pattern) for item in checks()):
+            raise UsageError(f"no check of level {'2' if level <= 2 else '2 or 3'} matches {pattern!r}")
     start = time.perf_counter()
     try:
         subject = prepare(backend, seed, device, dtype)
