@@ -9,6 +9,7 @@ pc.assert_equivalent(full, subnet, args)
 """
 
 from conformance.checks.door import check_model
+from conformance.deploy.pretrained import as_pretrained
 from conformance.deploy.store import load_subnet, save_subnet
 from conformance.diagnosis.assertion import assert_equivalent
 from conformance.equivalence.compare import equivalent
@@ -30,6 +31,7 @@ __all__ = [
     "Selection",
     "Status",
     "Verdict",
+    "as_pretrained",
     "assert_equivalent",
     "check_model",
     "equivalent",

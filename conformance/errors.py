@@ -6,6 +6,7 @@ ConformanceError
  |- TraceError            the model could not be run once on its example inputs
  |- SelectionError        a selection does not fit the groups it is used with
  |- ExtractionError       no subnet could be built for a selection
+ |- ConfigError           no config of the model's class describes a subnet
  |- UnsupportedOperation  an oracle has no exact rule for an operation
 """
 
@@ -32,6 +33,10 @@ class SelectionError(ConformanceError):
 
 class ExtractionError(ConformanceError):
     """No subnet could be built for a selection."""
+
+
+class ConfigError(ConformanceError):
+    """No config of the model's class describes the subnet."""
 
 
 class UnsupportedOperation(ConformanceError):  # noqa: N818 - reads as the reason it is

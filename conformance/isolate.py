@@ -50,8 +50,8 @@ class Cancelled(ConformanceError):  # noqa: N818 - not a failure
 class Request:
     """What to check, and how. input_shape leaves the batch out; threads is torch's (0: its default).
 
-    only holds patterns of the level 2 checks to run, remove names groups that these look at. Of a model of
-    more than `exact_below` million parameters the structure alone is checked; None: whatever its size.
+    only holds patterns of the checks of levels 2 and 3 to run, remove names groups that these look at.
+    Of a model of more than `exact_below` million parameters the structure alone is checked; None: whatever its size.
     """
 
     spec: str

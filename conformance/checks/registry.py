@@ -82,7 +82,7 @@ def check(identifier: str, severity: Literal["MUST", "SHOULD"] = "MUST") -> Call
 
 def checks() -> tuple[Check, ...]:
     """All checks by level, in the order they were written."""
-    from conformance.checks import level0, level1, level2  # noqa: F401 - they register
+    from conformance.checks import level0, level1, level2, level3  # noqa: F401 - they register
 
     return tuple(sorted(_checks.values(), key=lambda item: item.level))
 

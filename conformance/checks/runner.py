@@ -45,22 +45,22 @@ def check(
 ) -> ModelReport:
     """Every check up to `level` on one model. A bad model gives a report, not an exception.
 
-    progress(title, done, total) is called before each check. `only` restricts level 2 to checks whose
-    ids match one of these patterns (the levels below are what it stands on, and always run). `remove` names
-    groups, as NAME:DIMENSION:POSITIONS, that level 2 looks at in place of the selections it would draw.
+    progress(title, done, total) is called before each check. `only` restricts levels 2 and 3 to checks whose
+    ids match one of these patterns (the levels below are what they stand on, and always run). `remove` names
+    groups, as NAME:DIMENSION:POSITIONS, that these look at in place of the selections they would draw.
 
     Failing checks of level 2 are diagnosed after all checks have run. settled(report) is called before that
     and at each step of it, with all that is known by then: should the process be ended, the verdict is there.
 
     Raises UsageError for a bad level, patterns that match nothing, and groups that the model does not have.
     """
-    if not 0 <= level <= 2:
-        raise UsageError(f"levels go from 0 to 2, not {level}")
+    if not 0 <= level <= 3:
+        raise UsageError(f"levels go from 0 to 3, not {level}")
     todo = [item for item in checks() if item.level <= level]
     todo = [item for item in todo if item.level < 2 or any(fnmatch(item.id, pattern) for pattern in only)]
     for pattern in only:
-        if not any(item.level == 2 and fnmatch(item.id, pattern) for item in checks()):
-            raise UsageError(f"no check of level 2 matches {pattern!r}")
+        if not any(2 <= item.level <= max(level, 2) and fnmatch(item.id, pattern) for item in checks()):
+            raise UsageError(f"no check of level {'2' if level <= 2 else '2 or 3'} matches {pattern!r}")
     start = time.perf_counter()
     try:
         subject = prepare(backend, seed, device, dtype)
@@ -78,7 +78,7 @@ def check(
         if progress:
             progress(item.title, number, len(todo))
         blocked = _blocker(results, item)
-        if item.level == 2 and not blocked and remove:
+        if item.level >= 2 and not blocked and remove:
             subject.given, subject.words = _named(remove, subject.groups), remove
         results.append(_skipped(item, blocked) if blocked else run_check(item, subject))
 

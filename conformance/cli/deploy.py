@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conformance.cli.options import SeedOption, ShapeOption, SpecArgument, TracebackOption, parse_shape
+from conformance.cli.options import (
+    Carry,
+    CarryOption,
+    SeedOption,
+    ShapeOption,
+    SpecArgument,
+    TracebackOption,
+    parse_shape,
+)
 from conformance.errors import UsageError
 from conformance.report.build import count
 from conformance.report.files import make_folder
@@ -29,6 +37,7 @@ def extract(
         Path | None,
         typer.Option(metavar="FILE", help="A selection as `Selection.to_json` writes it, in place of a random one."),
     ] = None,
+    carry: CarryOption = Carry.auto,
     input_shape: ShapeOption = None,
     seed: SeedOption = 0,
     traceback: TracebackOption = False,
@@ -50,7 +59,7 @@ def extract(
     text = None if selection is None else read_selection(selection)
     make_folder(output)
     share = 0.5 if fraction is None else fraction
-    done = extract_to(backend, output, fraction=share, seed=seed, selection=text)
+    done = extract_to(backend, output, fraction=share, seed=seed, selection=text, carry=carry.value)
     screen = Screen()
     _show(screen, spec, done)
     if done.plan is None:

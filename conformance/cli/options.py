@@ -111,8 +111,9 @@ LevelOption = Annotated[
     int,
     typer.Option(
         min=0,
-        max=2,
-        help="0: runs and repeats; 1: groups and subnets are valid, too; 2: subnets are exact, too.",
+        max=3,
+        help="0: runs and repeats; 1: groups and subnets are valid, too; 2: subnets are exact, too; "
+        "3: they can be deployed, too.",
     ),
 ]
 OnlyOption = Annotated[
@@ -120,7 +121,7 @@ OnlyOption = Annotated[
     typer.Option(
         "--only",
         metavar="GLOB",
-        help="Of level 2 only checks whose id matches, e.g. 'L2.random-*'; may be repeated.",
+        help="Of levels 2 and 3 only checks whose id matches, e.g. 'L2.random-*'; may be repeated.",
     ),
 ]
 RemoveOption = Annotated[

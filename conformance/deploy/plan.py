@@ -89,8 +89,8 @@ class Proof(_Part):
 class Plan(_Part):
     """A saved subnet, apart from its weights. Positions are those of the original model.
 
-    whole_width names the norms that go on counting the original width. verdict is None when the subnet
-    was saved without a proof.
+    carry says which partition of the model the slices are whole groups of. whole_width names the norms that
+    go on counting the original width. verdict is None when the subnet was saved without a proof.
     """
 
     format: Literal["pruning-conformance/subnet"] = FORMAT
@@ -99,6 +99,7 @@ class Plan(_Part):
     versions: dict[str, str]
     model: ModelPrint
     tape: TapePrint
+    carry: Annotated[StrictStr, Field(pattern="^(auto|outer|inner)$")]
     slices: dict[str, dict[Dimension, tuple[Size, ...]]]
     attributes: tuple[Attribute, ...]
     whole_width: tuple[StrictStr, ...]

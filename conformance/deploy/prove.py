@@ -56,16 +56,25 @@ def built(backend: Backend, seed: int) -> tuple[torch.nn.Module, Inputs]:
 
 
 def extract_to(
-    backend: Backend, folder: Path, *, fraction: float = 0.5, seed: int = 0, selection: str | None = None
+    backend: Backend,
+    folder: Path,
+    *,
+    fraction: float = 0.5,
+    seed: int = 0,
+    selection: str | None = None,
+    carry: str = "auto",
 ) -> Proved:
     """Extract a subnet, prove it equal, and only then write it.
 
-    selection is the text of `Selection.to_json`; without it `fraction` of every axis is drawn with the seed.
+    selection is the text of `Selection.to_json`; without it `fraction` of every axis is drawn with the seed,
+    of the groups that `carry` makes.
     Raises UsageError for a selection that does not fit, or one that removes nothing.
     """
     model, (args, kwargs) = built(backend, seed)
-    groups = partition(trace(model, args, kwargs))
     try:
+        groups = partition(
+            trace(model, args, kwargs), carry=carry if selection is None else Selection.carry_in(selection)
+        )
         choice = groups.sample(fraction, seed) if selection is None else Selection.from_json(selection, groups)
     except SelectionError as error:
         raise UsageError(f"the selection does not fit {backend.name}: {error}") from error

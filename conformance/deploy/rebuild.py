@@ -52,7 +52,7 @@ def traced_choice(model: torch.nn.Module, plan: Plan, args: Any, kwargs: dict[st
     require_same_tape(plan.tape, graph)
     slices = {name: {dim: list(at) for dim, at in dims.items()} for name, dims in plan.slices.items()}
     try:
-        return Selection.from_slices(slices, partition(graph))
+        return Selection.from_slices(slices, partition(graph, carry=plan.carry))
     except SelectionError as error:
         raise PlanError(f"the plan's selection is none of this model: {error}") from error
 

@@ -53,6 +53,7 @@ def save_subnet(
         versions=deciding_versions(),
         model=model_print(graph.model),
         tape=tape_print(graph),
+        carry=choice.groups.carry,
         slices={
             name: {dim: tuple(positions) for dim, positions in dims.items()} for name, dims in choice.slices().items()
         },

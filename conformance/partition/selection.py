@@ -101,6 +101,7 @@ class Selection:
                 "format": FORMAT,
                 "version": VERSION,
                 "fingerprint": self.groups.fingerprint,
+                "carry": self.groups.carry,
                 "slices": self.slices(),
             }
         )
@@ -112,7 +113,12 @@ class Selection:
         What must fit are the slices; the fingerprint only says which model and inputs they came from.
         Raises SelectionError, naming what does not fit.
         """
-        return cls.from_slices(_checked(text), groups)
+        return cls.from_slices(_checked(text).slices, groups)
+
+    @staticmethod
+    def carry_in(text: str) -> str:
+        """With which `carry` to partition the model that `to_json` wrote this for. Raises SelectionError."""
+        return _checked(text).carry
 
     @classmethod
     def from_slices(cls, slices: dict[str, dict[int, list[int]]], groups: Groups) -> Selection:
@@ -145,12 +151,13 @@ class _Text(BaseModel):
     format: Literal["pruning-conformance/selection"]
     version: Literal[1]
     fingerprint: str
+    carry: Literal["auto", "outer", "inner"] = "auto"
     slices: dict[str, dict[Position, list[Annotated[int, Strict(), Field(ge=0)]]]]
 
 
-def _checked(text: str) -> dict[str, dict[int, list[int]]]:
+def _checked(text: str) -> _Text:
     try:
-        return _Text.model_validate_json(text).slices
+        return _Text.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -18,6 +20,7 @@ from conformance.checks import activity
 from conformance.checks.registry import Check, checks
 from conformance.checks.runner import check, describe_groups, explain, run_check
 from conformance.checks.subject import Pair, Subject, prepare
+from conformance.deploy.routes import missing_for_onnx
 from conformance.equivalence.compare import equivalent
 from conformance.errors import UsageError
 from conformance.report.schema import CheckResult, ModelReport, Outcome
@@ -236,6 +239,97 @@ def _deaf_gradient(net: Net) -> None:
     net.mix.register_forward_pre_hook(lambda module, args: (args[0].detach(),))
 
 
+def _when_exported(module, args):
+    """A hook of a module that does not go through torch.export."""
+    if torch.compiler.is_exporting():
+        raise RuntimeError("not for export")
+
+
+def _when_compiled(module, args):
+    """A hook of a module that computes something else when it is compiled."""
+    return (args[0] + 1,) if torch.compiler.is_compiling() else None
+
+
+def _not_exportable(self, x):
+    _when_exported(self, (x,))
+    return Net.forward(self, x)
+
+
+def _other_compiled(self, x):
+    y = Net.forward(self, x)
+    return y + 1 if torch.compiler.is_compiling() else y
+
+
+class Sizes:
+    """A config as libraries have them."""
+
+    def __init__(self, conv=12, mix=10):
+        self.conv, self.mix = conv, mix
+
+    def to_dict(self):
+        return dict(vars(self))
+
+
+class Kept(Net):
+    """A net that is built from a config and knows how to be saved."""
+
+    def __init__(self, config=None):
+        super().__init__()
+        self.config = config or Sizes()
+        self.conv = nn.Conv2d(3, self.config.conv, 3)
+        self.bn = nn.BatchNorm2d(self.config.conv)
+        self.mix = nn.Conv2d(self.config.conv, self.config.mix, 1)
+        self.head = nn.Linear(self.config.mix, 4)
+
+    def save_pretrained(self, folder):
+        (Path(folder) / "config.json").write_text(json.dumps(self.config.to_dict()))
+        safetensors.torch.save_model(self, f"{folder}/model.safetensors")
+
+    @classmethod
+    def from_pretrained(cls, folder, local_files_only):
+        assert local_files_only
+        made = cls(Sizes(**json.loads((Path(folder) / "config.json").read_text())))
+        safetensors.torch.load_model(made, f"{folder}/model.safetensors")
+        return made
+
+
+class Forgets(Kept):
+    """What is loaded is not what was saved."""
+
+    @classmethod
+    def from_pretrained(cls, folder, local_files_only):
+        made = super().from_pretrained(folder, local_files_only)
+        made.head.bias.data[0] = torch.nextafter(made.head.bias.data[0], torch.tensor(9.0))
+        return made
+
+
+class Pickles(Kept):
+    def save_pretrained(self, folder):
+        torch.save(self.state_dict(), f"{folder}/model.bin")
+
+
+class Locked(Kept):
+    """Is saved at its first size only, or not at all."""
+
+    only = 12
+
+    def save_pretrained(self, folder):
+        if self.config.conv != self.only:
+            raise OSError("locked")
+        super().save_pretrained(folder)
+
+
+class Closed(Locked):
+    only = 0
+
+
+class Deaf(Kept):
+    """Its config has the numbers, and the class does not read them."""
+
+    def __init__(self, config=None):
+        super().__init__(Sizes())
+
+
 def _deaf(self, x):
     return self.head(self.features(x) * 0)
 
@@ -295,16 +389,49 @@ BAD: dict[str, list[tuple[Callable[[], Subject], Outcome, str]]] = {
         (lambda: subject_of(Shuffling, spoilt(lambda s, c: c.groups.carry == "inner")), FAIL, "by the inner factors"),
     ],
     "L2.compose": [(lambda: subject_of(Net, Reordered), FAIL, "")],
+    "L3.rebuild": [
+        (lambda: subject_of(Net, spoilt(how=lambda n: setattr(n.conv, "note", "changed"))), FAIL, "conv.note of the subnet is 'changed'"),
+        (lambda: subject_of(Net, spoilt(removes(0.5))), UNSUPPORTED, "no subnet was found to be equal"),
+    ],
+    "L3.export": [
+        (lambda: subject_of(Net, spoilt(how=lambda n: n.mix.register_forward_pre_hook(_when_exported))), FAIL, "not for its subnet: RuntimeError: not for export"),
+        (lambda: subject_of(made(_not_exportable)), UNSUPPORTED, "torch.export does not work for the full model either: RuntimeError: not for export"),
+    ],
+    "L3.compile": [
+        (lambda: subject_of(Net, spoilt(how=lambda n: n.mix.register_forward_pre_hook(_when_compiled))), FAIL, "not for its subnet: output 0 is not close"),
+        (lambda: subject_of(made(_other_compiled)), UNSUPPORTED, "torch.compile does not work for the full model either: output 0 is not close"),
+    ],
+    "L3.onnx": [
+        (lambda: subject_of(Net, spoilt(how=lambda n: n.mix.register_forward_pre_hook(_when_exported))), FAIL, "ONNX works for the full model, but not for its subnet"),
+        (lambda: subject_of(made(_not_exportable)), UNSUPPORTED, "ONNX does not work for the full model either"),
+    ],
+    "L3.save-pretrained": [
+        (lambda: subject_of(Net), UNSUPPORTED, "the model has no save_pretrained"),
+        (lambda: subject_of(Forgets), FAIL, "what from_pretrained made: different by the field oracle"),
+        (lambda: subject_of(Pickles), UNSUPPORTED, "save_pretrained writes model.bin, and nothing but JSON and safetensors is loaded"),
+        (lambda: subject_of(Locked), FAIL, "save_pretrained works for the full model, but not here: OSError: locked"),
+        (lambda: subject_of(Closed), UNSUPPORTED, "save_pretrained does not work for the full model either: OSError: locked"),
+        (lambda: subject_of(Deaf), UNSUPPORTED, "no values tried for config.conv, config.mix make conv.weight of shape"),
+    ],
 }  # fmt: skip
+
+
+GOOD = {"L3.save-pretrained": Kept}  # Net for the others
+NEEDS_ONNX = pytest.mark.skipif(bool(missing_for_onnx()), reason="needs the extra `deploy`")
+
+
+def marked(identifier: str) -> tuple:
+    """What a test of this check needs besides torch."""
+    return (NEEDS_ONNX,) if identifier == "L3.onnx" else ()
 
 
 class TestEveryCheck:
     def test_has_a_bad_subject(self):
         assert set(BAD) == set(BY_ID)
 
-    @pytest.mark.parametrize("identifier", BY_ID)
+    @pytest.mark.parametrize("identifier", [pytest.param(name, marks=marked(name)) for name in BY_ID])
     def test_passes_the_good_one_and_counts(self, identifier):
-        found = run_check(BY_ID[identifier], subject_of(Net))
+        found = run_check(BY_ID[identifier], subject_of(GOOD.get(identifier, Net)))
         assert found.outcome is Outcome.PASS, found.message
         assert found.exercised > 0
         assert found.seconds > 0
@@ -312,7 +439,7 @@ class TestEveryCheck:
     @pytest.mark.parametrize(
         ("identifier", "subject", "outcome", "words"),
         [
-            pytest.param(identifier, *case, id=f"{identifier}-{number}")
+            pytest.param(identifier, *case, id=f"{identifier}-{number}", marks=marked(identifier))
             for identifier, cases in BAD.items()
             for number, case in enumerate(cases)
         ],
@@ -377,7 +504,8 @@ class TestGoodReports:
         seen = []
         report = reports(Net, progress=lambda *given: seen.append(given))
         assert report.outcome is Outcome.PASS, report.reason
-        assert [item.id for item in report.checks] == list(BY_ID)
+        default = [name for name, item in BY_ID.items() if item.level <= 2]
+        assert [item.id for item in report.checks] == default
         assert report.parameters == sum(parameter.numel() for parameter in Net().parameters())
         assert report.groups
         assert report.held_back
@@ -385,7 +513,7 @@ class TestGoodReports:
         assert 0 < report.removable_flops < 1
         assert report.kinds == {"channel": 22}
         assert set(report.subnets) == {"same class"}
-        assert [number for _, number, _ in seen] == list(range(len(BY_ID)))
+        assert [number for _, number, _ in seen] == list(range(len(default)))
         assert ModelReport.model_validate(report.model_dump(mode="json")) == report
 
     def test_the_same_twice(self):
@@ -401,10 +529,18 @@ class TestGoodReports:
         assert {item.level for item in reports(Net, level=level).checks} == set(range(level + 1))
 
     def test_bad_options(self):
-        with pytest.raises(UsageError, match="levels go from 0 to 2, not 3"):
-            reports(Net, level=3)
+        with pytest.raises(UsageError, match="levels go from 0 to 3, not 4"):
+            reports(Net, level=4)
         with pytest.raises(UsageError, match=r"no check of level 2 matches \'L2\.none\'"):
             reports(Net, only=("L2.none",))
+        with pytest.raises(UsageError, match=r"no check of level 2 matches \'L3\.\*\'"):
+            reports(Net, only=("L3.*",))
+
+    def test_level_3_runs_when_it_is_asked_for(self):
+        report = reports(Net, level=3, only=("L3.rebuild",))
+        assert [item.id for item in report.checks if item.level > 1] == ["L3.rebuild"]
+        assert result(report, "L3.rebuild").outcome is Outcome.PASS
+        assert result(report, "L3.rebuild").details["around"] == "meta"
 
     def test_the_callers_random_state_stays(self):
         torch.manual_seed(5)

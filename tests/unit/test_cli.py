@@ -80,7 +80,7 @@ class TestUsage:
         [
             ["check"],
             ["chekc"],
-            ["check", "a:b", "--level", "3"],
+            ["check", "a:b", "--level", "4"],
             ["check", "a:b", "--dtype", "int8"],
             ["check", "a:b", "--seed", "-1"],
             ["check", "a:b", "--jobs", "0"],

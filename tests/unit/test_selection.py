@@ -193,7 +193,7 @@ def text_with(**changes) -> str:
 def test_the_text_holds_names_and_positions_of_the_full_model():
     data = json.loads(GROUPS.select([1, 7]).to_json())
     assert data == {
-        "format": FORMAT, "version": VERSION, "fingerprint": GROUPS.fingerprint,
+        "format": FORMAT, "version": VERSION, "fingerprint": GROUPS.fingerprint, "carry": "auto",
         "slices": {"0.weight": {"0": [0]}, "0.bias": {"0": [0]}, "2.weight": {"0": [2], "1": [0]}, "2.bias": {"0": [2]},
                    "4.weight": {"1": [2]}},
     }  # fmt: skip

@@ -346,7 +346,11 @@ class TestLoadingRefuses:
         [
             (b"", "it is no JSON text"),
             (b"\xff\xfe", "it is no JSON text"),
-            (b"{" * 100_000, "it is no JSON text"),
+            (b"[" * 100_000, "it is no JSON text"),
+            *(
+                (b'{"a":' + b"[" * depth + b"]" * depth + b"}", "no JSON text|not the plan of a subnet")
+                for depth in (300, 600, 900)
+            ),
             (b"[1, 2]", "is not the plan of a subnet"),
             (b'{"format": "pruning-conformance/selection", "version": 1}', "is not the plan of a subnet"),
             (
@@ -526,6 +530,25 @@ class TestTensorsOutsideTheState:
         empty.__class__ = self.Table
         with pytest.raises(PlanError, match=r"kept\[0\], a tensor that .* has no data on the meta device"):
             pc.load_subnet(empty, tmp_path)
+
+
+@pytest.mark.parametrize("carry", ["outer", "inner"])
+def test_groups_of_either_factor(carry, tmp_path):
+    """The plan says which partition its slices are of."""
+
+    def make():
+        return nn.Sequential(
+            nn.Conv1d(3, 12, 1), nn.ReLU(), nn.Conv1d(12, 9, 1, groups=3), nn.ReLU(), nn.Conv1d(9, 2, 1)
+        )
+
+    x = torch.randn(2, 3, 5)
+    model = built(0, make)
+    choice = pc.partition(pc.trace(model, x), carry=carry).sample(0.5, seed=0)
+    assert choice.removed
+    subnet = pc.extract(model, choice)
+    assert pc.save_subnet(subnet, tmp_path, choice).carry == carry
+    assert_same(subnet, pc.load_subnet(built(1, make), tmp_path, x), x)
+    assert pc.Selection.carry_in(choice.to_json()) == carry
 
 
 class TestNormsThatCountTheOriginalWidth:
