@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conformance.checks.registry import checks
-from conformance.checks.runner import _run
+from conformance.checks.runner import run_check
 from conformance.checks.subject import Subject, prepare
 from conformance.deploy.routes import Arrival, Compiled, Journey, _judged, missing_for_onnx, travel
 from conformance.report.schema import Outcome
@@ -53,7 +53,7 @@ def test_a_subnet_goes_where_its_model_goes(spec, check):
     if check == "L3.compile" and spec == LARGE[-1]:
         check_front_end(subject(spec))  # a hundred different layers are minutes of C++
         return
-    found = _run(BY_ID[check], subject(spec))
+    found = run_check(BY_ID[check], subject(spec))
     assert found.outcome is not Outcome.FAIL, found.message
     assert found.outcome is not Outcome.ERROR, found.message
     if found.outcome is Outcome.UNSUPPORTED:
