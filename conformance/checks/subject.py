@@ -49,7 +49,8 @@ def _traits(model: torch.nn.Module) -> dict[str, str]:
 def _digest(tensor: torch.Tensor) -> str:
     """Changes with any bit; a copy of the tensor would cost memory."""
     held = tensor.detach().cpu().contiguous()
-    return f"{held.dtype}{tuple(held.shape)}{hashlib.sha256(held.reshape(-1).view(torch.uint8).numpy()).hexdigest()}"
+    bits = hashlib.sha256(held.reshape(-1).view(torch.uint8).numpy().data)
+    return f"{held.dtype}{tuple(held.shape)}{bits.hexdigest()}"
 
 
 @dataclass
