@@ -171,6 +171,29 @@ class TestNoFaults:
         assert not judges.exact.equal(mutant)
         assert judges.no_fault(kind, again, mutant) == ""
 
+    def test_an_eps_too_small_to_be_seen_is_a_fault(self):
+        def build():
+            return nn.Sequential(
+                nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.LayerNorm(5, eps=1e-16), nn.Linear(5, 2)
+            )
+
+        judges = judges_for(build, lambda batch, generator: ((torch.randn(batch, 4, generator=generator),), {}))
+        ((kind, again, mutant),) = itertools.islice(mutants(judges.site, 0, ("eps",)), 1)
+        assert judges.wide.equal(mutant)
+        assert not judges.exact.equal(mutant)
+        assert judges.no_fault(kind, again, mutant) == ""
+
+    def test_a_unit_that_never_fires_is_read(self):
+        def build():
+            net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+            net[0].bias.data.fill_(-50)
+            return net
+
+        judges = judges_for(build, lambda batch, generator: ((torch.randn(batch, 4, generator=generator),), {}))
+        ((kind, again, mutant),) = itertools.islice(mutants(judges.site, 0, ("consumer-permuted",)), 1)
+        assert judges.wide.equal(mutant)
+        assert judges.no_fault(kind, again, mutant) == ""
+
 
 def test_the_same_seed_plants_the_same_fault():
     judges = judges_of(MODELS[0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -132,16 +132,23 @@ def recorded(subnet: torch.nn.Module, inputs: Inputs) -> dict[str, list[int]]:
     return recording.found
 
 
-def alteration(name: str, what: str, names: str, fits: Fits) -> Callable[[Alter], Alter]:
-    """Register what comes in place of one call as a kind of fault."""
+def alteration(
+    name: str, what: str, names: str, fits: Fits, *, louder: Alter | None = None
+) -> Callable[[Alter], Alter]:
+    """Register what comes in place of one call as a kind of fault; `louder` is the same mistake made large."""
 
     def register(alter: Alter) -> Alter:
         made = ALTERATIONS[name] = Alteration(frozenset(names.split()), fits, alter)
 
-        @kind(name, what)
+        loud = None if louder is None else replace(made, alter=louder)
+
+        @kind(name, what, small=louder is not None)
         def plant(site: Site, rng: np.random.Generator) -> Mutant | None:
             at = one_of(rng, site.calls.get(name, []))
-            return None if at is None else Mutant(f"call {at}", rewrite=partial(Altered, at=at, alteration=made))
+            if at is None:
+                return None
+            rewrites = (one and partial(Altered, at=at, alteration=one) for one in (made, loud))
+            return Mutant(f"call {at}", {}, next(rewrites), louder=next(rewrites))
 
         return alter
 
@@ -240,10 +247,17 @@ def _small_number(call: Call) -> int | None:
 _NORMS = "layer_norm group_norm batch_norm rms_norm instance_norm native_layer_norm native_group_norm native_batch_norm"
 
 
-@alteration("eps", "a norm adds ten times its eps", f"{_NORMS} add", lambda call, _: _small_number(call) is not None)
-def _eps(call: Call, result: Any) -> Any:
+def _with_eps(call: Call, change: Callable[[float], float]) -> Any:
     place = _small_number(call)
-    return call.with_argument(place, "eps", 10 * call.args[place])
+    return call.with_argument(place, "eps", change(call.args[place]))
+
+
+@alteration(
+    "eps", "a norm adds ten times its eps", f"{_NORMS} add", lambda call, _: _small_number(call) is not None,
+    louder=lambda call, _: _with_eps(call, lambda eps: eps + 1),
+)  # fmt: skip
+def _eps(call: Call, result: Any) -> Any:
+    return _with_eps(call, lambda eps: 10 * eps)
 
 
 def _scaled(call: Call, result: Any) -> bool:

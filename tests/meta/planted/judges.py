@@ -31,8 +31,8 @@ from planted.site import Kind, Mutant, Site, State, Subject, planted
 OTO_TOLERANCE = 1e-4
 """OTO's own test compares outputs with this absolute tolerance."""
 
-SIZES = (1.0, 32.0, 2.0**-20) * 4
-"""How large the weights of each redrawn net are: clipping shows in large ones, an eps in small ones."""
+SIZES = (1.0, 32.0) * 4
+"""How large the weights of each redrawn net are: a clipping shows in large ones."""
 
 
 @dataclass(frozen=True)
@@ -209,32 +209,37 @@ class Judges:
     def _redrawn(self, number: int) -> tuple[Site, _Wide]:
         if number not in self._nets:
             site = self.site.holding(redrawn(self.site.full, number, SIZES[number]))
-            draw = 0 if number % 2 else number + 2  # what the judges were given, and others
+            draw = 0 if number % 4 < 2 else number  # what the judges were given, and others
             self._nets[number] = site, _Wide(site.subnet, site.subnet, self.subject.inputs(draw))
         return self._nets[number]
 
 
 def _louder(site: Site, mutant: Mutant) -> Mutant:
-    """The same change with its largest entry at 1."""
+    """The same change with its largest entry at 1, or as the kind of fault makes it large."""
     state = {}
     for name, wrong in mutant.state.items():
         change = wrong.double() - site.right(name).double()
         largest = float(change.abs().max())
         state[name] = site.right(name).double() + (change / largest if largest else change)
-    return Mutant(mutant.where, state, mutant.rewrite, mutant.apart)
+    return Mutant(mutant.where, state, mutant.louder or mutant.rewrite, mutant.apart)
 
 
 def redrawn(full: State, seed: int, size: float) -> dict[str, torch.Tensor]:
-    """Other values: parameters `size` times as large, statistics as they were. Vectors keep their signs, ties hold."""
+    """Other values: parameters `size` times as large and of either sign, so that what never fired may now.
+
+    Statistics keep their signs and size; tied tensors stay tied.
+    """
     generator = torch.Generator().manual_seed(seed)
     made: dict[int, torch.Tensor] = {}
     for tensor in full.values():
         if id(tensor) in made or not tensor.is_floating_point() or not torch.isfinite(tensor).all():
             continue
-        factor = size if isinstance(tensor, torch.nn.Parameter) else 1.0
+        own = isinstance(tensor, torch.nn.Parameter)
+        factor = size if own else 1.0
         if tensor.ndim < 2:
             noise = 0.5 + torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
-            values = tensor.detach() * noise
+            flips = own & (torch.rand(tensor.shape, generator=generator) < 0.5)
+            values = tensor.detach() * torch.where(flips, -noise, noise)
         else:
             noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
             values = noise * tensor.detach().double().square().mean().sqrt()

@@ -142,13 +142,15 @@ class Site:
 class Mutant:
     """One fault: tensors that are replaced, or a rewriting of the module, or both.
 
-    apart: the replaced tensor goes under this one name, though it is tied to others.
+    apart: the replaced tensor goes under this one name, though it is tied to others. louder: the same
+    rewriting with a larger mistake, for kinds that are small.
     """
 
     where: str
     state: State = field(default_factory=dict)
     rewrite: Rewrite | None = None
     apart: bool = False
+    louder: Rewrite | None = None
 
     def changes(self, site: Site) -> bool:
         """Whether anything at all is different: a tensor with the same bits is no fault."""
