@@ -7,7 +7,7 @@ import torch
 
 from conformance.checks.registry import CheckFailed, CheckUnsupported, Finding, check
 from conformance.checks.subject import BATCH, OTHER_BATCH, Subject
-from conformance.equivalence.compare import equivalent, evaluate, field_round
+from conformance.equivalence.compare import equivalent, evaluate, one_round
 from conformance.errors import SelectionError
 from conformance.graph.tape import tensors_in
 from conformance.graph.trace import trace
@@ -58,7 +58,7 @@ def random_half(subject: Subject) -> Finding:
     compared = _exact(subject, choice, "a random 50 % selection")
     _not_a_no_op(subject, choice)
     pair = subject.pair(choice)
-    again = field_round(pair.full, pair.subnet.module, subject.inputs(draw=1), seed=subject.seed, number=1)
+    again = one_round(pair.full, pair.subnet.module, subject.inputs(draw=1), "field", subject.seed, 1)
     return Finding(compared + subject.require(again, choice, "a random 50 % selection on a second input"))
 
 
