@@ -8,7 +8,7 @@ import torch
 from conformance.checks.registry import CheckFailed, CheckUnsupported, Finding, check
 from conformance.checks.subject import BATCH, OTHER_BATCH, Subject
 from conformance.diagnosis.locate import Comparison
-from conformance.equivalence.compare import equivalent, evaluate, field_round
+from conformance.equivalence.compare import equivalent, evaluate, one_round
 from conformance.errors import SelectionError
 from conformance.graph.tape import tensors_in
 from conformance.graph.trace import trace
@@ -60,7 +60,7 @@ def random_half(subject: Subject) -> Finding:
     _not_a_no_op(subject, choice)
     pair = subject.pair(choice)
     other = Comparison(pair.full, pair.subnet.module, subject.inputs(draw=1), choice, "field", subject.seed, number=1)
-    again = field_round(other.full, other.subnet, other.given, other.seed, other.number)
+    again = one_round(other.full, other.subnet, other.given, "field", other.seed, other.number)
     return Finding(compared + subject.require(again, choice, "a random 50 % selection on a second input", other))
 
 

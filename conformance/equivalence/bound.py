@@ -49,13 +49,18 @@ def _perturb_(model: torch.nn.Module) -> None:
                 parameter.mul_(1 + (2 * noise.double() - 1) * AMPLIFIED)
 
 
+_FULL = torch.ops.aten.full.default
+
+
 class _Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps a computation in float64: code that casts down to a narrower float gets float64 instead."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         dtype = kwargs.get("dtype")
-        if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+        given = isinstance(dtype, torch.dtype) and dtype.is_floating_point
+        # Without a dtype a float fills the default type, which cannot hold the least number of a wider one.
+        if given or (func is _FULL and dtype is None and isinstance(args[1], float)):
             kwargs["dtype"] = torch.float64
         result = _DECOMPOSED.get(func, func)(*args, **kwargs)
         if func._schema.is_mutable:

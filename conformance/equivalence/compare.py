@@ -15,11 +15,12 @@ from conformance.equivalence.field import mode as field_mode
 from conformance.equivalence.field.modulus import PRIMES, Field
 from conformance.equivalence.field.table import storage
 from conformance.equivalence.verdict import Status, Verdict
-from conformance.errors import UnsupportedOperation, UsageError, sentence
+from conformance.errors import SelectionError, UnsupportedOperation, UsageError, sentence
 from conformance.graph.tape import as_arguments, tensors_in
 from conformance.graph.trace import reproducible, shadow
 from conformance.partition.selection import Selection
 from conformance.subnet.norm_module import with_traced_norms
+from conformance.subnet.state import check_state
 from conformance.subnet.tape_module import GraphSubnet
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -54,14 +55,36 @@ def equivalent(
         return _gradient(full, subnet, given, choice, seed)
     if oracle not in ORACLES:
         raise UsageError(f"unknown oracle {oracle!r}; there are {', '.join(ORACLES)}, gradient")
-    first = ORACLES[oracle](full, subnet, given, seed, 0)
-    for number in range(1, rounds):
-        if not first.equal:
+    for number in range(rounds):
+        verdict = one_round(full, subnet, given, oracle, seed, number)
+        if number == 0 or not verdict.equal:
+            first = verdict
+        if not verdict.equal:
             break
-        later = ORACLES[oracle](full, subnet, given, seed, number)
-        if not later.equal:
-            return later
     return first
+
+
+def one_round(
+    full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, oracle: str, seed: int, number: int
+) -> Verdict:
+    """Round `number` of an oracle.
+
+    Code that reads computed values (how many rows a router sends to an expert) takes another way for other
+    values, and a tape is the way that was traced. Where the tape at full size does not compute what the full
+    model does either, a difference says nothing about the subnet, and the verdict is `unsupported`.
+    """
+    verdict = ORACLES[oracle](full, subnet, given, seed, number)
+    if verdict.status is not Status.DIFFERENT or not (isinstance(subnet, GraphSubnet) and subnet._read_values):
+        return verdict
+    try:
+        check_state(full, subnet._groups)
+    except SelectionError:  # it was cut from a model that is itself cut
+        return verdict
+    whole = ORACLES[oracle](full, subnet.whole(full), given, seed, number)
+    if whole.status is not Status.DIFFERENT:
+        return verdict
+    reason = f"the model's code goes by computed values, a traced graph cannot follow it: {whole.reason}"
+    return Verdict(Status.UNSUPPORTED, oracle, reason)
 
 
 def field_round(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, seed: int, number: int) -> Verdict:
@@ -152,6 +175,9 @@ def _float64(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, *
     full = subnet.whole(full) if isinstance(subnet, GraphSubnet) else with_traced_norms(full, subnet)
     try:
         left, bound = error_bound(*doubled(full, given))
+    except Exception as error:  # noqa: BLE001 - as above
+        return _without_reference(subnet, given, f"raised {sentence(error)}")
+    try:
         right = evaluate_wide(*doubled(subnet, given))
     except Exception as error:  # noqa: BLE001 - as above
         return Verdict(Status.DIFFERENT, "float64", f"raised {sentence(error)}")
@@ -166,6 +192,15 @@ def _float64(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments, *
         max_abs=worst,
         details=details,
     )
+
+
+def _without_reference(subnet: torch.nn.Module, given: Arguments, raised: str) -> Verdict:
+    """The full model raised: no difference where the subnet does so too, whose code is the same."""
+    try:
+        evaluate_wide(*doubled(subnet, given))
+    except Exception:  # noqa: BLE001 - as above
+        return Verdict(Status.UNSUPPORTED, "float64", f"the model does not run in float64: it {raised}")
+    return Verdict(Status.DIFFERENT, "float64", raised)
 
 
 def _gradient(

@@ -7,6 +7,7 @@ import numpy as np
 from conformance.graph.tape import Graph, Node, refs, replace
 from conformance.partition.labels import Labelled, Labels, Pass, fixed
 from conformance.partition.rules import RULES, Call, base_name, hold_all
+from conformance.partition.rules.registry import Dims
 
 
 def state_labels(p: Pass, graph: Graph) -> dict[int, list[Labels]]:
@@ -49,8 +50,11 @@ def _apply(p: Pass, graph: Graph, node: Node, env: dict[int, Labelled]) -> None:
     )
     name = base_name(node.op)
     function = RULES.get(name)
-    dims = hold_all(p, call, "has no rule") if function is None else function(p, call)
     tensors = call.tensors
+    if not tensors and not any(call.out_shapes):
+        dims: list[Dims] = [[] for _ in outputs]  # a number made of numbers: nothing to say
+    else:
+        dims = hold_all(p, call, "has no rule") if function is None else function(p, call)
     static = all(tensor.static for tensor in tensors)
     if not static and name not in _MARK_THEMSELVES:
         for tensor in tensors:
@@ -95,7 +99,7 @@ def _written(p: Pass, graph: Graph, node: Node, call: Call, outputs: list[int], 
     (result,) = results
     for before, after in zip(target.dims, result.dims, strict=True):
         p.join(before, after)
-    lost = np.unique(np.concatenate([fixed(0), *(-labels[labels < 0] for labels in result.dims)]))
+    lost: Labels = np.unique(np.concatenate([fixed(1), *(-labels[labels < 0] for labels in result.dims)]))
     for index in others:
         old = env[index]
         dims = old.dims if p.collecting else [_unless(labels, lost) for labels in old.dims]

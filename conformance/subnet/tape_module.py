@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from conformance.errors import ExtractionError
 from conformance.graph.tape import Graph, Node, Ref, refs, replace, tensors_in
+from conformance.partition.groups import Groups
 from conformance.partition.selection import Selection
 from conformance.subnet import whole_width
 from conformance.subnet.resize import resized
@@ -64,6 +65,17 @@ class GraphSubnet(torch.nn.Module):
     def train(self, mode: bool = True) -> GraphSubnet:
         """The graph was recorded in evaluation mode and stays in it."""
         return super().train(False) if mode else super().train(mode)
+
+    # Names without an underscore belong to the model's own modules.
+    @property
+    def _groups(self) -> Groups:
+        """The partition of the model it was cut from."""
+        return self._tape.choice.groups
+
+    @property
+    def _read_values(self) -> bool:
+        """Whether the traced pass needed data: then its way may depend on them."""
+        return not self._on_meta
 
     def whole(self, model: torch.nn.Module) -> GraphSubnet:
         """The same tape at full size with the state of `model`: what this subnet is a part of."""

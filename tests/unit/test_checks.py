@@ -764,3 +764,27 @@ class TestBuffersThatAreNotSaved:
     def test_a_counter_is_one(self):
         report = reports(lambda: self.Cached(count=True))
         assert report.reason == "L0.forward: the forward pass changes the model's state in evaluation mode: table"
+
+
+class Routed(nn.Module):
+    """Rows go to one of two experts, sorted by it and cut by how many there are: numbers read from a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.router, self.head = nn.Linear(3, 8), nn.Linear(8, 2), nn.Linear(6, 2)
+        self.experts = nn.ModuleList(nn.Linear(8, 6) for _ in range(2))
+
+    def forward(self, x):
+        rows = self.stem(x).relu().flatten(0, 1)
+        chosen = self.router(rows).argmax(1)
+        parts = rows[chosen.argsort(stable=True)].split(chosen.bincount(minlength=2).tolist())
+        made = torch.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True)])
+        return self.head(made).view(*x.shape[:2], 2)
+
+
+def test_code_that_goes_by_computed_values_is_unsupported_and_not_wrong():
+    torch.manual_seed(0)
+    report = pc.check_model(Routed(), torch.randn(2, 12, 3))
+    assert report.outcome is Outcome.UNSUPPORTED
+    assert report.reason.startswith("L2.")
+    assert "the model's code goes by computed values, a traced graph cannot follow it" in report.reason

@@ -89,6 +89,21 @@ class TestVerdicts:
         assert verdict.status is Status.DIFFERENT
         assert verdict.reason == "raised ValueError: sizes do not fit"
 
+    def test_a_model_that_does_not_run_in_float64_is_no_difference(self):
+        def single(y):
+            if y.dtype == torch.float64:
+                raise TypeError("single precision only")
+            return y
+
+        assert pc.equivalent(Wrapped(single), net_of(), (X,), oracle="float64").status is Status.DIFFERENT
+        verdict = pc.equivalent(Wrapped(single), Wrapped(single), (X,), oracle="float64")
+        assert verdict.status is Status.UNSUPPORTED
+        assert verdict.reason == ("the model does not run in float64: it raised TypeError: single precision only")
+
+    def test_the_least_float64_fills_a_tensor_of_no_given_type(self):
+        masked = Wrapped(lambda y: torch.maximum(y, torch.full((), torch.finfo(y.dtype).min)))
+        assert pc.equivalent(masked, masked, (X,), oracle="float64").equal
+
     @pytest.mark.parametrize("oracle", ALL)
     def test_outputs_without_elements_are_not_equal(self, oracle):
         empty = Wrapped(lambda y: y[:0])

@@ -654,6 +654,13 @@ class TestOthers:
         with pytest.raises(UnsupportedOperation, match="mode"):
             exactly(bag(2), drawn(5, 3))
 
+    def test_bounds_that_are_tensors_go_by_the_order_of_residues(self):
+        x, low, high = drawn(4, 7), drawn(7, seed=1), drawn(4, 1, seed=2)
+        assert same(exactly(lambda a, b: torch.clamp(a, min=b), x, low), torch.maximum(x, low))
+        assert same(exactly(lambda a, b: torch.clamp_max(a, b), x, high), torch.minimum(x, high))
+        both = exactly(lambda a, b, c: torch.clamp(a, b, c), x, low, high)
+        assert same(both, torch.minimum(torch.maximum(x, low), high))
+
     def test_a_fractional_correction_is_refused(self):
         with pytest.raises(UnsupportedOperation, match="correction"):
             exactly(lambda t: torch.var(t, 1, correction=0.5), drawn(4, 7))

@@ -336,3 +336,17 @@ def test_a_write_without_an_alias_holds_nothing_back():
     assert groups.count == 4
     choice = groups.select([1, 3])
     pc.assert_equivalent(pc.zero(net, choice), pc.extract(net, choice), X)
+
+
+def test_a_number_made_of_numbers_ties_nothing_together():
+    def forward(self, x):
+        half = torch.div(self.a(x).size(1), 2, rounding_mode="trunc")
+        return self.b(self.a(x)) * half
+
+    net = Net(forward, a=nn.Linear(3, 4), b=nn.Linear(4, 2))
+    graph = pc.trace(net, X)
+    assert any(base_name(node.op) == "div" and not list(refs(node.args)) for node in graph.nodes)
+    groups = pc.partition(graph)
+    assert groups.count == 4
+    choice = groups.select([2])
+    pc.assert_equivalent(pc.zero(net, choice), pc.extract(net, choice), X)

@@ -128,6 +128,8 @@ def unary(e: Exact) -> torch.Tensor:
     names = [argument.name for argument in e.op._schema.arguments]
     others = [e.get(name) for name in names[1:]]
     if any(isinstance(other, torch.Tensor) for other in others):
+        if e.name in {"clamp", "clamp_min", "clamp_max"}:  # by the order of residues, as maximum and minimum
+            return torch.clamp(e.residue(names[0]), e.residue("min"), e.residue("max"))
         raise UnsupportedOperation(f"aten.{e.name}", "a bound or parameter is a computed tensor")
     # Named: clamp(min=0) and clamp(max=0) are different functions.
     numbers = ",".join(f"{n}={other}" for n, other in zip(names[1:], others, strict=True) if other is not None)
