@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
@@ -15,7 +16,8 @@ ENTRY_POINT_GROUP = "pruning_conformance.sets"
 def sets(names: Sequence[str], pattern: str | None = None) -> dict[str, list[str]]:
     """Set name -> its SPECs that match the glob, for the named sets or, without names, for all.
 
-    Raises UsageError for an unknown set, one that cannot be loaded, and when no SPEC is left.
+    Without names, a set whose library is not installed is left out and said so on stderr. Raises UsageError
+    for an unknown set, one that cannot be loaded, and when no SPEC is left.
     """
     known = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     for name in names:
@@ -23,7 +25,14 @@ def sets(names: Sequence[str], pattern: str | None = None) -> dict[str, list[str
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise UsageError(f"there is no set {name!r} (known: {', '.join(sorted(known)) or 'none'}){hint}")
-    chosen = {name: _specs(known[name]) for name in dict.fromkeys(names or sorted(known))}
+    chosen = {}
+    for name in dict.fromkeys(names or sorted(known)):
+        try:
+            chosen[name] = _specs(known[name])
+        except UsageError as error:
+            if names or not isinstance(error.__cause__, ImportError):
+                raise
+            print(f"left out: {error}", file=sys.stderr)
     if pattern is not None:
         chosen = {name: fnmatch.filter(specs, pattern) for name, specs in chosen.items()}
     if not any(chosen.values()):
