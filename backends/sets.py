@@ -25,6 +25,9 @@ def sweep(prefix: str) -> list[str]:
         "timm": timm,
         "torchvision": torchvision,
         "transformers": transformers,
+        "vit-pytorch": vit_pytorch,
+        "smp": smp,
+        "diffusers": diffusers,
     }
     if prefix not in members:
         raise UsageError(f"no sweep is named {prefix!r}; there are {', '.join(members)}")
@@ -59,10 +62,32 @@ def torchvision() -> list[str]:
 
 
 def transformers() -> list[str]:
-    """Every small record of the transformers collection."""
+    """Every small record of the transformers collection, and the model types that generic sizes suit."""
+    from backends.transformers_generic import SHRUNK
     from backends.transformers_records import ALL
 
-    return _specs("transformers", (record.name for record in ALL.values() if record.size == "tiny"))
+    return _specs("transformers", [*(record.name for record in ALL.values() if record.size == "tiny"), *SHRUNK])
+
+
+def vit_pytorch() -> list[str]:
+    """Every record of the vit-pytorch collection. Raises ImportError where the library is not installed."""
+    from backends.vit_pytorch_zoo import collection
+
+    return _specs("vit-pytorch", collection.names())
+
+
+def smp() -> list[str]:
+    """Every record of the smp collection. Raises ImportError where the library is not installed."""
+    from backends.smp_zoo import collection
+
+    return _specs("smp", collection.names())
+
+
+def diffusers() -> list[str]:
+    """Every record of the diffusers collection. Raises ImportError where the library is not installed."""
+    from backends.diffusers_zoo import collection
+
+    return _specs("diffusers", collection.names())
 
 
 def handmade() -> list[str]:

@@ -52,6 +52,22 @@ _SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_star
                    "audio_token_id")  # fmt: skip
 
 
+SHRUNK = (
+    "aimv2_vision_model", "altclip", "apertus", "arcee", "bert-generation", "big_bird", "bigbird_pegasus", "biogpt",
+    "bitnet", "blenderbot", "blenderbot-small", "blip", "chinese_clip", "clipseg", "cohere2", "data2vec-text",
+    "diffllama", "dinov2_with_registers", "dinov3_convnext", "doge", "dpr", "dpt", "ernie", "ernie4_5", "eurobert",
+    "exaone4", "falcon_mamba", "flava", "git", "glm", "glm4", "gpt_neox_japanese", "gpt_oss", "granitemoe", "groupvit",
+    "gte", "helium", "ibert", "imagegpt", "jamba", "jetmoe", "jina_embeddings_v3", "layoutlm", "lfm2", "lilt",
+    "llama4_text", "longt5", "m2m_100", "megatron-bert", "metaclip_2", "minimax", "mlcd_vision_model", "mobilebert",
+    "mra", "mvp", "nanochat", "nllb-moe", "nomic_bert", "nystromformer", "olmo", "olmo3", "olmoe", "openai-gpt",
+    "owlv2", "owlvit", "pegasus_x", "persimmon", "phimoe", "pixio", "plbart", "prophetnet", "qwen3_moe",
+    "recurrent_gemma", "rembert", "roberta-prelayernorm", "seed_oss", "smollm3", "splinter", "swiftformer", "swin2sr",
+    "switch_transformers", "t5gemma", "tapas", "umt5", "vaultgemma", "visual_bert", "vit_msn", "vitdet", "xglm",
+    "xlm-roberta-xl", "xlnet", "xlstm", "yoso",
+)  # fmt: skip
+"""Model types that are small and run at these sizes: the set `transformers` holds them beside the records."""
+
+
 def small_arguments(config_class: Any, image_size: int | None = None) -> dict[str, Any]:
     """Keyword arguments for config_class that make it small; nested configs become nested mappings."""
     default = config_class()

@@ -6,9 +6,11 @@ length), so that no size can be taken for another. Nothing here imports transfor
 
 from __future__ import annotations
 
-from backends.transformers_records import decoders, encoders, full, multimodal, vision
+from backends.transformers_records import decoders, encoders, full, multimodal, series, vision
 from backends.transformers_records.record import Record
 
 ALL: dict[str, Record] = {
-    record.name: record for module in (encoders, decoders, vision, multimodal, full) for record in module.RECORDS
+    record.name: record
+    for module in (encoders, decoders, vision, multimodal, series, full)
+    for record in module.RECORDS
 }

@@ -41,6 +41,22 @@ def _gpt(**changes: Any) -> Config:
 
 _EXPERTS = {"num_local_experts": 3, "num_experts_per_tok": 2}
 
+_DEEPSEEK = {
+    "kv_lora_rank": 20,
+    "q_lora_rank": 28,
+    "qk_nope_head_dim": 10,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 14,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 28,
+    "first_k_dense_replace": 1,
+    "n_group": 2,
+    "topk_group": 1,
+    "num_key_value_heads": 4,
+}
+
 RECORDS = [
     Record("gpt2", "GPT2LMHeadModel", _gpt(), text(), "language-modelling", tags=(*_TAGS, "tied")),
     _causal(
@@ -153,6 +169,16 @@ RECORDS = [
     _causal("olmo2", "Olmo2", _merged(), "gqa"),
     _causal("granite", "Granite", _merged(), "gqa"),
     _causal("cohere", "Cohere", _merged(), "gqa", "tied"),
+    _causal("deepseek-v2", "DeepseekV2", {**_plain(), **_DEEPSEEK}, "moe"),
+    _causal("deepseek-v3", "DeepseekV3", {**_plain(), **_DEEPSEEK}, "moe"),
+    Record(
+        "ctrl",
+        "CTRLLMHeadModel",
+        {"vocab_size": 101, "n_embd": 40, "n_layer": 2, "n_head": 4, "dff": 72, "n_positions": 64},
+        text(),
+        "language-modelling",
+        tags=(*_TAGS, "tied"),
+    ),
     Record(
         "mamba",
         "MambaForCausalLM",

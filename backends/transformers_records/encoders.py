@@ -14,6 +14,19 @@ _MASKED = (
 )
 
 
+_XLM = {
+    "vocab_size": 101,
+    "n_words": 101,
+    "emb_dim": 40,
+    "n_layers": 2,
+    "n_heads": 4,
+    "max_position_embeddings": 64,
+    "num_labels": 5,
+    "pad_index": 0,
+    "mask_index": 3,
+}
+
+
 def _classifier(name: str, model: str, **changes: object) -> Record:
     return Record(name, f"{model}ForSequenceClassification", encoder(**changes), text(), tags=_TAGS)
 
@@ -69,5 +82,24 @@ RECORDS = [
     ),
     _classifier("convbert", "ConvBert", embedding_size=26, head_ratio=2, conv_kernel_size=5),
     _classifier("squeezebert", "SqueezeBert", embedding_size=40),
+    Record("xlm", "XLMForSequenceClassification", _XLM, text(), tags=_TAGS),
+    Record("flaubert", "FlaubertForSequenceClassification", _XLM, text(), tags=_TAGS),
+    Record(
+        "funnel",
+        "FunnelForSequenceClassification",
+        {
+            "vocab_size": 101,
+            "block_sizes": [1, 1],
+            "num_decoder_layers": 1,
+            "d_model": 40,
+            "n_head": 4,
+            "d_head": 12,
+            "d_inner": 72,
+            "num_labels": 5,
+        },
+        text(),
+        tags=_TAGS,
+    ),
+    _classifier("longformer", "Longformer", attention_window=4),
     Record("fnet", "FNetForSequenceClassification", encoder(), text(), tags=("text", "encoder")),
 ]

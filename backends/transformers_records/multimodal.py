@@ -91,6 +91,20 @@ RECORDS = [
     Record("wav2vec2-stable", "Wav2Vec2ForCTC",
            {**_SPEECH, "do_stable_layer_norm": True, "feat_extract_norm": "layer"}, _WAVE, "speech",
            tags=_AUDIO),
+    Record("wavlm", "WavLMForSequenceClassification", {**_SPEECH, "num_buckets": 16, "max_bucket_distance": 40}, _WAVE,
+           tags=_AUDIO),
+    Record("unispeech", "UniSpeechForSequenceClassification", _SPEECH, _WAVE, tags=_AUDIO),
+    Record("unispeech-sat", "UniSpeechSatForSequenceClassification", _SPEECH, _WAVE, tags=_AUDIO),
+    Record("data2vec-audio", "Data2VecAudioForSequenceClassification", {**_SPEECH, "conv_pos_kernel_size": 5}, _WAVE,
+           tags=_AUDIO),
+    Record("wav2vec2-conformer", "Wav2Vec2ConformerForSequenceClassification", {
+        **_SPEECH, "position_embeddings_type": "relative", "conv_depthwise_kernel_size": 5,
+    }, _WAVE, tags=_AUDIO),
+    Record("sew", "SEWForSequenceClassification", {**_SPEECH, "squeeze_factor": 2}, _WAVE, tags=_AUDIO),
+    Record("speech-to-text", "Speech2TextForConditionalGeneration", {
+        **_bart(), "input_feat_per_channel": 10, "num_conv_layers": 2, "conv_channels": 28,
+        "max_source_positions": 64, "max_target_positions": 16,
+    }, (Draw((24, 10), "input_features"), Draw((7,), "decoder_input_ids", "token", 101)), "seq2seq", tags=_AUDIO),
     Record("ast", "ASTForAudioClassification", {
         "hidden_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 72,
         "patch_size": 4, "frequency_stride": 3, "time_stride": 3, "max_length": 18, "num_mel_bins": 10,

@@ -28,6 +28,8 @@ _DETR = {
     "num_labels": 5, "use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None,
     "backbone_config": {"model_type": "resnet", **_RESNET, "out_features": ["stage4"]},
 }  # fmt: skip
+_CLIP = (Draw((3, 3, 32, 32), "pixel_values"),)
+_FRAMES = (Draw((4, 3, 32, 32), "pixel_values"),)
 
 RECORDS = [
     _classifier("vit", "ViT", vit()),
@@ -109,6 +111,16 @@ RECORDS = [
            "detection")),
     Record("conditional-detr", "ConditionalDetrForObjectDetection", _DETR, pixels(64), "detection",
            tags=(*_VIT, "cnn", "detection")),
+    Record("table-transformer", "TableTransformerForObjectDetection", _DETR, pixels(64), "detection",
+           tags=(*_VIT, "cnn", "detection")),
+    Record("dab-detr", "DabDetrForObjectDetection", {
+        **_DETR, "hidden_size": 24, "normalize_before": False,
+    }, pixels(64), "detection", tags=(*_VIT, "cnn", "detection")),
+    Record("timesformer", "TimesformerForVideoClassification", vit(num_frames=3), _CLIP, "video", tags=_VIT),
+    Record("videomae", "VideoMAEForVideoClassification", vit(num_frames=4, tubelet_size=2, use_mean_pooling=True),
+           _FRAMES, "video", tags=_VIT),
+    Record("vivit", "VivitForVideoClassification", vit(num_frames=4, tubelet_size=[2, 8, 8]), _FRAMES, "video",
+           tags=_VIT),
     Record("yolos", "YolosForObjectDetection", vit(image_size=[32, 32], num_detection_tokens=7), pixels(),
            "detection", tags=(*_VIT, "detection")),
     Record("mask2former", "Mask2FormerForUniversalSegmentation", {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
@@ -15,8 +16,9 @@ ENTRY_POINT_GROUP = "pruning_conformance.sets"
 def sets(names: Sequence[str], pattern: str | None = None, whole: Sequence[str] = ()) -> dict[str, list[str]]:
     """Set name -> its SPECs that match the glob, for the named sets or, when nothing is named, for all.
 
-    `whole` names collections all of whose models are wanted, as a set `all of PREFIX`.
-    Raises UsageError for an unknown set or collection, one that cannot be loaded, and when no SPEC is left.
+    `whole` names collections all of whose models are wanted, as a set `all of PREFIX`. When nothing is named, a
+    set whose library is not installed is left out, and stderr says so. Raises UsageError for an unknown set
+    or collection, one that cannot be loaded, and when no SPEC is left.
     """
     known = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     for name in names:
@@ -24,9 +26,14 @@ def sets(names: Sequence[str], pattern: str | None = None, whole: Sequence[str] 
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise UsageError(f"there is no set {name!r} (known: {', '.join(sorted(known)) or 'none'}){hint}")
-    if not names and not whole:
-        names = sorted(known)
-    chosen = {name: _specs(known[name]) for name in dict.fromkeys(names)}
+    chosen = {}
+    for name in dict.fromkeys(names or ([] if whole else sorted(known))):
+        try:
+            chosen[name] = _specs(known[name])
+        except UsageError as error:
+            if names or not isinstance(error.__cause__, ImportError):
+                raise
+            print(f"left out: {error}", file=sys.stderr)
     chosen |= {f"all of {prefix}": _all_of(prefix) for prefix in whole}
     if pattern is not None:
         chosen = {name: fnmatch.filter(specs, pattern) for name, specs in chosen.items()}

@@ -504,6 +504,17 @@ class TestZoo:
         monkeypatch.setattr(sets, "entry_points", lambda group: [EntryPoint("more", "mini_sets:more", group)])
         assert load_sets([]) == {"more": ["n:other"]}
 
+    def test_a_set_without_its_library_is_left_out_unless_it_is_asked_for(self, capsys, monkeypatch, ran):
+        Path("absent_sets.py").write_text("def absent():\n    raise ImportError('absent is not installed')\n")
+        found = [("absent", "absent_sets:absent"), ("more", "mini_sets:more")]
+        monkeypatch.setattr(sets, "entry_points", lambda group: [EntryPoint(*entry, group) for entry in found])
+        assert load_sets([]) == {"more": ["n:other"]}
+        assert capsys.readouterr().err == (
+            "left out: the set 'absent' cannot be loaded: ImportError: absent is not installed\n"
+        )
+        with pytest.raises(UsageError, match="absent is not installed"):
+            load_sets(["absent"])
+
     def test_a_failed_model_is_an_honest_row(self):
         report = failed(Request("m:x", level=1, seed=4), "timed out after 3 s", 3.0)
         assert (report.outcome, report.level, report.seed) == (Outcome.ERROR, 1, 4)
