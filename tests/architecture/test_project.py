@@ -36,7 +36,7 @@ def test_the_noxfile_installs_every_group():
     source = (ROOT / "noxfile.py").read_text(encoding="utf-8")
     named = re.search(r"^GROUPS = \((.*)\)$", source, re.MULTILINE)
     assert named
-    assert set(re.findall(r'"(\w+)"', named[1])) == set(PROJECT["dependency-groups"])
+    assert set(re.findall(r'"([\w-]+)"', named[1])) == set(PROJECT["dependency-groups"])
 
 
 @pytest.mark.parametrize(("group", "name", "value"), ENTRIES, ids=[f"{g}-{n}" for g, n, _ in ENTRIES])
