@@ -177,9 +177,9 @@ def after_counts(kind) -> Subject:
     return subject
 
 
-def with_groups(change: Callable[[pc.Groups], pc.Groups]) -> Subject:
-    """The good net with a partition that is wrong in one place."""
-    subject = subject_of(Net)
+def with_groups(change: Callable[[pc.Groups], pc.Groups], subject: Subject | None = None) -> Subject:
+    """The good net, or another, with a partition that is wrong in one place."""
+    subject = subject or subject_of(Net)
     subject.groups = change(subject.groups)
     return subject
 
@@ -187,6 +187,11 @@ def with_groups(change: Callable[[pc.Groups], pc.Groups]) -> Subject:
 def _another_order(groups: pc.Groups) -> pc.Groups:
     index = groups.graph.names["conv.weight"]
     return dataclasses.replace(groups, dims={**groups.dims, index: [d[::-1].copy() for d in groups.dims[index]]})
+
+
+def _wide() -> Subject:
+    """More groups than a check draws."""
+    return subject_of(lambda: nn.Sequential(nn.Conv2d(3, 300, 1), nn.ReLU(), nn.Conv2d(300, 2, 1)))
 
 
 def _an_empty_group(groups: pc.Groups) -> pc.Groups:
@@ -359,7 +364,10 @@ BAD: dict[str, list[tuple[Callable[[], Subject], Outcome, str]]] = {
         (lambda: subject_of(lambda: nn.Conv2d(3, 4, 1)), UNSUPPORTED, "everything is held back, most by this"),
         (lambda: with_groups(_another_order), FAIL, "two partitions of the same graph differ"),
     ],
-    "L1.disjoint": [(lambda: with_groups(_an_empty_group), FAIL, "has no slices")],
+    "L1.disjoint": [
+        (lambda: with_groups(_an_empty_group), FAIL, "has no slices"),
+        (lambda: with_groups(_an_empty_group, _wide()), FAIL, "group 301 has no slices"),
+    ],
     "L1.accounted": [(lambda: with_groups(_unaccounted), FAIL, "head.weight dimension 0 is unaccounted for")],
     "L1.counts": [(lambda: subject_of(Net, Whole), FAIL, "subnet parameters: predicted")],
     "L2.identity": [
