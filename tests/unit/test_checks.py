@@ -790,9 +790,27 @@ class Routed(nn.Module):
         return self.head(made).view(*x.shape[:2], 2)
 
 
-def test_code_that_goes_by_computed_values_is_unsupported_and_not_wrong():
+def test_code_that_goes_by_computed_values_is_pruned_in_its_own_class():
     torch.manual_seed(0)
     report = pc.check_model(Routed(), torch.randn(2, 12, 3))
+    assert report.outcome is Outcome.PASS, report.reason
+    assert set(report.subnets) == {"same class"}
+
+
+class RoutedByConstant(Routed):
+    """No attribute says how wide the stem is: its subnet can only be a traced graph."""
+
+    def forward(self, x):
+        rows = self.stem(x).relu().view(-1, 8)
+        chosen = self.router(rows).argmax(1)
+        parts = rows[chosen.argsort(stable=True)].split(chosen.bincount(minlength=2).tolist())
+        made = torch.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True)])
+        return self.head(made).view(*x.shape[:2], 2)
+
+
+def test_where_only_a_graph_is_left_it_is_unsupported_and_not_wrong():
+    torch.manual_seed(0)
+    report = pc.check_model(RoutedByConstant(), torch.randn(2, 12, 3))
     assert report.outcome is Outcome.UNSUPPORTED
     assert report.reason.startswith("L2.")
     assert "the model's code goes by computed values, a traced graph cannot follow it" in report.reason
