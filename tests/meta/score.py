@@ -157,7 +157,9 @@ def mutant_table(mutants: list[Row]) -> str:
         own = [mutant for mutant in mutants if mutant["kind"] == name]
         lines.append([name, KINDS[name].what, *shares(own)])
     lines.append(["**all**", "", *shares(mutants)])
-    return "### Faults in subnets\n\n" + markdown(columns, lines)
+    same = [bool(mutant["answer"]["gate"]) for mutant in mutants if mutant["excuse"] == "same function"]
+    stricter = f"Of the {len(same)} mutants that are the same function the gate calls {sum(same)} different."
+    return f"### Faults in subnets\n\n{markdown(columns, lines)}\n\n{stricter}"
 
 
 TITLES = {"gate": "gate", "float64": "float64", "assert_close": "assert_close", "oto": "OTO-style"}
@@ -235,9 +237,10 @@ with {versions}.
   no output further off than 1e-4.
 
 The columns say what share of the faults a judge finds, rounded down. Mutants that are no faults are counted apart and
-are in no share. *Same function*: the same mistake in redrawn nets (weights of four sizes, other inputs; small
-mistakes made large) never moves a float64 result: an exchange of equals, a shift that a softmax or batch statistics
-take out. The exact oracle may call these `different`, [by design](field-oracle.md#nonlinear-functions).
+are in no share. *Same function*: the same mistake in redrawn nets (weights of either sign and two sizes, on the
+given and on other inputs; small mistakes made large) never moves a float64 result: an exchange of equals, a shift that a
+softmax or batch statistics take out. The exact oracle may call these `different`,
+[by design](field-oracle.md#nonlinear-functions).
 *Unread*: not one output depends on the changed entries for the inputs given (NaN in them reaches none), such as the
 row of a word that does not occur.
 
