@@ -1,0 +1,1 @@
+"""Data the models under test are trained and measured on; one module a data set."""

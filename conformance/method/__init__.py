@@ -1,0 +1,1 @@
+"""Pruning methods behind one interface: what a method declares, what it is given, and who runs it."""
