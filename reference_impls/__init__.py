@@ -1,0 +1,1 @@
+"""The pruning methods under comparison, one module a family, behind conformance.method."""

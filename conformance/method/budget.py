@@ -1,0 +1,153 @@
+"""How much is to go, and the rung of a ladder at which it has gone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from conformance.cost import predicted_parameters, work
+from conformance.errors import UsageError
+from conformance.method.ladder import Ladder
+from conformance.partition.groups import NEVER, Groups
+from conformance.partition.labels import Labels
+from conformance.partition.selection import Selection
+
+Kind = Literal["groups", "params", "macs", "latency"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The share of the dense model that is to go: of its groups, parameters, multiply-adds, or measured time."""
+
+    kind: Kind
+    remove: float
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for an unknown kind or a share outside [0, 1)."""
+        if self.kind not in KINDS:
+            raise UsageError(f"budgets are in {', '.join(KINDS)}, not {self.kind!r}")
+        if not 0 <= self.remove < 1:
+            raise UsageError(f"a budget is the share to remove, at least 0 and below 1, not {self.remove}")
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """`macs=0.5`: half of the multiply-adds are to go. Raises UsageError for anything else."""
+        kind, equals, number = text.partition("=")
+        try:
+            remove = float(number)
+        except ValueError:
+            equals = ""
+            remove = 0.0
+        if not equals:
+            raise UsageError(f"{text!r} is no budget: KIND=SHARE such as macs=0.5, KIND one of {', '.join(KINDS)}")
+        return cls(kind, remove)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        return f"{self.kind}={self.remove:g}"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What selections save. latency measures seconds of the subnet a selection leaves; None where not offered."""
+
+    groups: Groups
+    latency: Callable[[Selection | None], float] | None = None
+    _seconds: dict[tuple[int, ...], float] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def _work(self) -> list[tuple[int, list[Labels]]]:
+        """For each contraction the product of its fixed sizes, and the label arrays of the others."""
+        found = []
+        for item in work(self.groups):
+            fixed = int(np.prod([labels.size for labels in item.dims if not labels.any()]))
+            found.append((fixed, [labels for labels in item.dims if labels.any()]))
+        return found
+
+    def macs(self, choice: Selection | None = None) -> int:
+        """Multiply-adds of matrix products and convolutions, for the traced inputs."""
+        total = 0
+        for fixed, lines in self._work:
+            product = fixed
+            for labels in lines:
+                product *= labels.size - (0 if choice is None else int(choice.gone[labels].sum()))
+            total += product
+        return total
+
+    def params(self, choice: Selection | None = None) -> int:
+        """Elements of all parameters, tied ones once."""
+        return predicted_parameters(self.groups, choice)
+
+    @cached_property
+    def prunable(self) -> int:
+        """Groups that can be removed exactly."""
+        return sum(mode not in ("", NEVER) for mode in self.groups.modes)
+
+    def removed(self, kind: Kind, choice: Selection) -> float:
+        """The share of the dense model that `choice` removes, in [0, 1] (latency: may be negative, it is measured)."""
+        if kind == "groups":
+            return len(choice) / max(self.prunable, 1)
+        if kind == "params":
+            return 1 - self.params(choice) / max(self._dense_params, 1)
+        if kind == "macs":
+            return 1 - self.macs(choice) / max(self._dense_macs, 1)
+        return 1 - self.seconds(choice) / self.seconds(None)
+
+    @cached_property
+    def _dense_params(self) -> int:
+        return self.params()
+
+    @cached_property
+    def _dense_macs(self) -> int:
+        return self.macs()
+
+    def seconds(self, choice: Selection | None) -> float:
+        """Measured seconds a forward pass; each selection is measured once. Raises UsageError where it cannot be."""
+        if self.latency is None:
+            raise UsageError("a latency budget needs a model that can be timed; this run has none")
+        key = () if choice is None else (1, *choice.removed)
+        if key not in self._seconds:
+            self._seconds[key] = self.latency(choice)
+        return self._seconds[key]
+
+
+def solve(ladder: Ladder, budget: Budget, cost: Cost) -> int:
+    """The lowest rung at which the budget is met.
+
+    Bisection over whole rungs: each look halves what is left, and it ends. The rung below misses the
+    budget, so it is met within one rung's granularity (where cost is measured, within its noise).
+    Raises UsageError, with the shares that can be reached, when even the last rung misses it.
+    """
+    if budget.remove == 0:
+        return 0
+    low, high = 0, ladder.steps
+    most = cost.removed(budget.kind, ladder.selection(high)) if high else 0.0
+    if most < budget.remove - 1e-12:
+        raise UsageError(f"the budget {budget} cannot be reached: this model and these limits allow 0 to {most:.4f}")
+    while high - low > 1:
+        middle = (low + high) // 2
+        if cost.removed(budget.kind, ladder.selection(middle)) >= budget.remove - 1e-12:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def timed(run: Callable[[], object], *, least: int = 5, seconds: float = 0.5) -> float:
+    """Median seconds of a call, after one that does not count; at least `least` calls, `seconds` at most beyond."""
+    run()
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(taken) < least or time.perf_counter() < end:
+        start = time.perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+    return float(np.median(taken))

@@ -1,0 +1,83 @@
+"""The data a method is given, and no more than it declared."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import torch
+
+from conformance.errors import ConformanceError
+from conformance.method.protocol import DataNeed, Method
+from conformance.method.task import Batch, Split, Task
+
+_LEVELS = tuple(DataNeed)
+
+
+class DataNeedError(ConformanceError):
+    """A method asked for data above the level it declares."""
+
+
+@dataclass
+class Data:
+    """A task as a method may use it. Whatever is asked for above the declared level raises DataNeedError.
+
+    Scores and searches see training data; `evaluate` measures on the validation split. The test split is
+    never given to a method.
+    """
+
+    task: Task | None
+    method: Method
+    seed: int
+    device: torch.device
+    used: set[DataNeed] = field(default_factory=set)
+
+    def unlabelled(self, batches: int, size: int = 64) -> list[Batch]:
+        """Batches of training inputs without targets, on the run's device, shuffled by the run's seed."""
+        self._ask(DataNeed.UNLABELLED)
+        return [batch.unlabelled() for batch in self._batches(batches, size)]
+
+    def labelled(self, batches: int, size: int = 64) -> list[Batch]:
+        """Batches of training inputs with targets, on the run's device, shuffled by the run's seed."""
+        self._ask(DataNeed.LABELLED)
+        return self._batches(batches, size)
+
+    def loss(self, output: object, batch: Batch) -> torch.Tensor:
+        """The task's mean loss of a labelled batch."""
+        self._ask(DataNeed.LABELLED)
+        assert self.task is not None
+        return self.task.loss(output, batch.target)
+
+    def evaluate(self, model: torch.nn.Module, split: Split = "validation") -> float:
+        """The task's ranking metric on the validation (or training) split; higher is better."""
+        self._ask(DataNeed.LABELLED)
+        assert self.task is not None
+        if split == "test":
+            raise DataNeedError(f"{self.method.name} asked for the test split, which no method may see")
+        return self.task.evaluate(model, split)[self.task.metric]
+
+    def _ask(self, level: DataNeed) -> None:
+        declared = self.method.facts.data
+        if _LEVELS.index(level) > _LEVELS.index(declared):
+            raise DataNeedError(
+                f"{self.method.name} declares {declared.value} ({declared.words}) but asked for {level.words}"
+            )
+        if self.task is None:
+            raise DataNeedError(f"{self.method.name} needs {level.words}: give the run a task")
+        self.used.add(level)
+
+    def _batches(self, batches: int, size: int) -> list[Batch]:
+        assert self.task is not None
+        found: list[Batch] = []
+        size = min(size, self.task.count("train"))
+        for epoch in itertools.count():
+            for batch in self.task.batches("train", size, seed=self.seed, epoch=-1 - epoch):
+                found.append(batch.to(self.device))
+                if len(found) == batches:
+                    return found
+        raise AssertionError  # the loop above ends
+
+
+def inputs_of(batch: Batch) -> tuple[tuple[object, ...], dict[str, object]]:
+    """Positional and keyword arguments of a batch's forward call."""
+    return batch.args, dict(batch.kwargs)

@@ -1,0 +1,325 @@
+"""Runs any method on any model and task: one entry, four drivers, one result."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conformance.equivalence.compare import equivalent
+from conformance.equivalence.verdict import Verdict
+from conformance.errors import ConformanceError, UsageError
+from conformance.graph.tape import as_arguments
+from conformance.graph.trace import trace
+from conformance.method.budget import Budget, Cost, timed
+from conformance.method.data import Data
+from conformance.method.ladder import Limits
+from conformance.method.masks import Masks
+from conformance.method.protocol import DataNeed, Decision, Driver, Method
+from conformance.method.recipe import Recipe
+from conformance.method.run import Row, Run
+from conformance.method.task import Task
+from conformance.method.train import FINETUNE, Keeper, Progress, train
+from conformance.method.units import units
+from conformance.partition.build import partition
+from conformance.partition.selection import Selection
+from conformance.report.files import make_folder
+from conformance.subnet.zero import zero_
+
+
+class NotExactlyZero(ConformanceError):  # noqa: N818 - reads as what is wrong
+    """A method says a group has left, but its slices are not zero in the model it trained."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    model is the full-size model with the decision at zero; subnet the smaller one (for masks: the model).
+    removed gives the share of groups, parameters and multiply-adds that left; metrics the task's figures by
+    stage: `before` (as given), `masked`, `subnet`, and `finetuned` where the recipe says so. verdict is the
+    field oracle's on model and subnet (None for masks: there is no subnet). seconds by part of the run.
+    """
+
+    method: Method
+    budget: Budget
+    seed: int
+    decision: Decision
+    model: torch.nn.Module
+    subnet: torch.nn.Module
+    removed: dict[str, float]
+    verdict: Verdict | None
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    data_used: tuple[str, ...] = ()
+    history: tuple[Row, ...] = ()
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is made; what is not about method, model or data."""
+
+    seed: int = 0
+    device: str = "cpu"
+    folder: Path | None = None
+    every: float = 60.0
+    carry: str = "auto"
+    measure: bool = True
+
+
+def run(
+    method: Method,
+    model: torch.nn.Module,
+    args: Any = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    budget: Budget,
+    task: Task | None = None,
+    recipe: Recipe | None = None,
+    limits: Limits | None = None,
+    options: Options | None = None,
+    progress: Progress = lambda what, done, total: None,  # noqa: ARG005
+) -> Result:
+    """Prune a copy of `model` and return everything about it. The caller's model and generators stay as they were.
+
+    args and kwargs are example inputs for tracing. A run with a folder keeps its state there and, when it was
+    interrupted, goes on bit for bit where it stopped.
+
+    Raises UsageError for a budget that the method does not take or cannot reach, a task that is missing, and
+    a folder of another run; TrainingError for a loss that is not finite; DataNeedError for a method that asks
+    for more than it declares; NotExactlyZero for one whose zeros are not.
+    """
+    recipe, limits, options = recipe or Recipe(), limits or Limits(), options or Options()
+    if budget.kind not in method.facts.budgets:
+        raise UsageError(f"{method.name} takes budgets in {', '.join(method.facts.budgets)}, not {budget.kind}")
+    if task is None and method.facts.data is not DataNeed.NONE:
+        raise UsageError(f"{method.name} needs {method.facts.data.words}: give it a task")
+    device = torch.device(options.device)
+    devices = [device] if device.type == "cuda" else []
+    clock = _Clock()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(options.seed)
+        made = prepare(method, model, as_arguments(args), kwargs or {}, budget, task, recipe, limits, options)
+        history = _History(options.folder)
+        made.log = history.add
+        keeper = Keeper(options.folder, _key(method, made, budget, task, recipe, limits, options), options.every)
+        metrics = {}
+        if task is not None and options.measure:
+            metrics["before"] = clock("evaluate", lambda: task.evaluate(made.model))
+        method.prepare(made)
+        clock("method", lambda: drive(made, task, keeper, progress))
+        decision = clock("decide", lambda: _decided(made, progress))
+        return _finish(made, decision, task, keeper, progress, clock, metrics, history)
+
+
+def prepare(
+    method: Method,
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    budget: Budget,
+    task: Task | None,
+    recipe: Recipe,
+    limits: Limits,
+    options: Options,
+) -> Run:
+    """The run's context: a copy of the model on its device, traced and partitioned."""
+    device = torch.device(options.device)
+    own = copy.deepcopy(model).to(device).eval()
+    groups = partition(trace(own, args, kwargs), carry=options.carry)
+    if not groups.count and method.facts.granularity == "group":
+        raise UsageError("no group was found: nothing of this model can be pruned exactly")
+    made = Run(
+        method=method,
+        model=own,
+        groups=groups,
+        units=units(own, groups),
+        cost=Cost(groups, lambda choice: _latency(made, choice, args, kwargs)),
+        budget=budget,
+        limits=limits,
+        recipe=recipe,
+        data=Data(task, method, options.seed, device),
+        seed=options.seed,
+        device=device,
+    )
+    return made
+
+
+def drive(run: Run, task: Task | None, keeper: Keeper, progress: Progress) -> None:
+    """The part before the decision: training, rounds of it, or nothing."""
+    method, recipe = run.method, run.recipe
+    if method.facts.driver is Driver.TRAIN:
+        assert task is not None
+        train(run, task, "train", epochs=recipe.epochs, keeper=keeper, progress=progress)
+    elif method.facts.driver is Driver.ROUNDS:
+        assert task is not None
+        rounds = int(getattr(method, "rounds", 1))
+        for run.round in range(1, rounds + 1):
+            method.on_event("round_start", run)
+            train(run, task, f"round-{run.round}", epochs=recipe.epochs, keeper=keeper, progress=progress)
+            method.on_event("round_end", run)
+
+
+def _decided(run: Run, progress: Progress) -> Decision:
+    if run.method.facts.driver is not Driver.SEARCH:
+        return run.method.decide(run)
+    best: tuple[float, Decision] | None = None
+    number = 0
+    while (candidate := run.method.propose(run, number)) is not None:
+        progress("search", number, int(getattr(run.method, "candidates", 0)))
+        trial = run.pruned(candidate)
+        run.calibrate(trial)
+        found = run.data.evaluate(trial)
+        run.log({"phase": "search", "step": number, "metric": found})
+        if best is None or found > best[0]:
+            best = found, candidate
+        number += 1
+    if best is None:
+        raise UsageError(f"{run.method.name} proposed nothing")
+    return best[1]
+
+
+def _finish(
+    run: Run,
+    decision: Decision,
+    task: Task | None,
+    keeper: Keeper,
+    progress: Progress,
+    clock: _Clock,
+    metrics: dict[str, dict[str, float]],
+    history: _History,
+) -> Result:
+    """Zero, build the subnet, prove it, measure."""
+    method = run.method
+    if isinstance(decision, Selection):
+        if method.facts.zeroes:
+            check_zero(run, decision)
+        zero_(run.model, decision)
+    else:
+        decision.apply_(run.model)
+    method.finalize(run, decision)
+    run.model.eval()
+    full = run.model
+    graph = run.groups.graph
+    verdict, subnet = None, full
+    if isinstance(decision, Selection):
+        subnet = clock("extract", lambda: run.subnet(decision)).eval()
+        verdict = clock("verify", lambda: equivalent(full, subnet, graph.args, graph.kwargs, oracle="field"))
+    if task is not None and metrics:
+        metrics["masked"] = clock("evaluate", lambda: task.evaluate(full))
+        metrics["subnet"] = clock("evaluate", lambda: task.evaluate(subnet))
+    if run.recipe.finetune_epochs and task is not None:
+        full = copy.deepcopy(full)
+        run.model = subnet
+        rate = run.recipe.lr / 10 if run.recipe.finetune_lr is None else run.recipe.finetune_lr
+        epochs = run.recipe.finetune_epochs
+        clock("finetune", lambda: train(run, task, FINETUNE, epochs=epochs, keeper=keeper, progress=progress, lr=rate))
+        if metrics:
+            metrics["finetuned"] = clock("evaluate", lambda: task.evaluate(subnet))
+    keeper.clear()
+    return Result(
+        method=method,
+        budget=run.budget,
+        seed=run.seed,
+        decision=decision,
+        model=full,
+        subnet=subnet,
+        removed=_removed(run, decision),
+        verdict=verdict,
+        metrics=metrics,
+        seconds=clock.seconds,
+        data_used=tuple(sorted(level.value for level in run.data.used)),
+        history=tuple(history.rows),
+    )
+
+
+def check_zero(run: Run, decision: Selection) -> None:
+    """Raise NotExactlyZero unless every slice of every removed group is zero already."""
+    norms = run.units.norms()[list(decision.removed)] if decision.removed else torch.zeros(0)
+    wrong = int((norms != 0).sum())
+    if wrong:
+        raise NotExactlyZero(
+            f"{run.method.name} removed {len(decision)} groups, of which {wrong} are not zero after training (largest "
+            f"norm {float(norms.max()):.3g})"
+        )
+
+
+def _removed(run: Run, decision: Decision) -> dict[str, float]:
+    if isinstance(decision, Masks):
+        return {"weights": 1 - decision.density}
+    return {kind: run.cost.removed(kind, decision) for kind in ("groups", "params", "macs")}
+
+
+def _latency(run: Run, choice: Selection | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+    module = run.model if choice is None else run.subnet(choice)
+    module = copy.deepcopy(module).eval()
+    with torch.no_grad():
+        return timed(lambda: module(*args, **kwargs))
+
+
+def _key(
+    method: Method, run: Run, budget: Budget, task: Task | None, recipe: Recipe, limits: Limits, options: Options
+) -> str:
+    """What must be the same for a checkpoint to be of the same run, a line each."""
+    lines = {
+        "method": f"{method.name} {json.dumps(method.options, sort_keys=True, default=str)}",
+        "groups": run.groups.fingerprint,
+        "budget": str(budget),
+        "task": None if task is None else f"{task.name} {task.digest}",
+        "recipe": json.dumps(asdict(recipe), sort_keys=True),
+        "limits": json.dumps(asdict(limits), sort_keys=True),
+        "seed": options.seed,
+        "device": options.device,
+    }
+    return "\n".join(f"{name} {value}" for name, value in lines.items())
+
+
+class _Clock:
+    """Adds up seconds by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str, function: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        try:
+            return function()
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+class _History:
+    """What a run logs, in memory and as lines of history.jsonl; a step repeated after a resume replaces its row."""
+
+    NAME = "history.jsonl"
+
+    def __init__(self, folder: Path | None) -> None:
+        if folder is not None:
+            make_folder(folder)
+        self.path = None if folder is None else folder / self.NAME
+        found: dict[tuple[Any, Any], Row] = {}
+        if self.path is not None and self.path.exists():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    row = json.loads(line)
+                except ValueError:  # cut off by a kill
+                    continue
+                found[row.get("phase"), row.get("step")] = row
+        self._rows = found
+
+    @property
+    def rows(self) -> list[Row]:
+        return list(self._rows.values())
+
+    def add(self, row: Row) -> None:
+        self._rows.setdefault((row.get("phase"), row.get("step")), {}).update(row)
+        if self.path is not None:
+            # Not synced line by line: what a crash of the machine loses lies after the last checkpoint.
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")

@@ -1,0 +1,240 @@
+"""The training loop all methods share: events, clipping, mixed precision, checkpoints, several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.utils import _pytree as pytree
+
+from conformance.errors import ConformanceError, UsageError
+from conformance.method.run import Run
+from conformance.method.store import load_tree, save_tree
+from conformance.method.task import Batch, Task
+
+Progress = Callable[[str, int, int], None]
+
+
+class TrainingError(ConformanceError):
+    """Training cannot go on: the loss is not a number, or the data does not fill a batch."""
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Where a run's state is kept, one file a phase. key says what must be the same for one to be resumed."""
+
+    folder: Path | None
+    key: str
+    every: float = 60.0
+
+    def path(self, phase: str) -> Path | None:
+        """The checkpoint's file."""
+        return None if self.folder is None else self.folder / f"checkpoint-{phase}.safetensors"
+
+    def load(self, phase: str) -> dict[str, Any] | None:
+        """The saved state, None where there is none. Raises UsageError when it is of another run."""
+        path = self.path(phase)
+        if path is None or not path.exists():
+            return None
+        found: dict[str, Any] = load_tree(path)
+        if found["key"] != self.key:
+            raise UsageError(f"{path} is of another run: {_difference(found['key'], self.key)}")
+        return found
+
+    def save(self, phase: str, tree: dict[str, Any]) -> None:
+        """Replace the checkpoint, on the first process only."""
+        path = self.path(phase)
+        if path is not None and rank() == 0:
+            save_tree(path, {"key": self.key, **tree})
+
+    def clear(self) -> None:
+        """Remove every checkpoint: the run has its result."""
+        if self.folder is not None and rank() == 0:
+            for path in self.folder.glob("checkpoint-*.safetensors"):
+                path.unlink()
+
+
+def _difference(one: str, other: str) -> str:
+    """The first line in which two keys differ."""
+    for mine, theirs in zip(one.splitlines(), other.splitlines(), strict=False):
+        if mine != theirs:
+            return f"it has {mine}, this one {theirs}"
+    return "it has other options"
+
+
+def rank() -> int:
+    """This process's number among those that train together; 0 alone."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def train(
+    run: Run, task: Task, phase: str, *, epochs: int, keeper: Keeper, progress: Progress, lr: float | None = None
+) -> None:
+    """Train `run.model` for one phase; a phase that a checkpoint has finished, or half of one, is not repeated.
+
+    Raises TrainingError, with the step, for a loss that is not finite: the last checkpoint stays.
+    """
+    recipe, method = run.recipe, run.method
+    saved = keeper.load(phase)
+    if saved is not None and saved["finished"]:
+        _restore(run, saved)
+        return
+    per_epoch = task.count("train") // recipe.batch
+    if per_epoch == 0:
+        samples = task.count("train")
+        raise TrainingError(f"{task.name} has {samples} training samples, less than a batch of {recipe.batch}")
+    total = epochs * per_epoch
+    if recipe.steps is not None and phase != FINETUNE:
+        total = min(total, recipe.steps) if epochs else recipe.steps
+    run.phase, run.epoch, run.step, run.total = phase, 0, 0, total
+    base = recipe.base_optimizer(run.model, lr)
+    run.optimizer = base if phase == FINETUNE else method.wrap_optimizer(run, base)
+    schedule = torch.optim.lr_scheduler.LambdaLR(run.optimizer, lambda step: recipe.factor(step, total))
+    scaler = torch.amp.GradScaler(run.device.type, enabled=recipe.amp == "float16" and run.device.type == "cuda")
+    if saved is not None:
+        _restore(run, saved)
+        run.optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        scaler.load_state_dict(saved["scaler"])
+        run.step, run.epoch = saved["step"], saved["step"] // per_epoch
+    wrapped = _distributed(run.model)
+    wrapped.train()
+    last_save = time.monotonic()
+
+    def checkpoint(*, finished: bool) -> None:
+        keeper.save(
+            phase,
+            {
+                "finished": finished,
+                "step": run.step,
+                "optimizer": None if finished or run.optimizer is None else run.optimizer.state_dict(),
+                "schedule": _plain(schedule.state_dict()),
+                "scaler": scaler.state_dict(),
+                **_state(run),
+            },
+        )
+
+    events = phase != FINETUNE
+    for batch in _batches(run, task, per_epoch):
+        progress(phase, run.step, total)
+        if events and run.step % per_epoch == 0:
+            method.on_event("epoch_start", run)
+        run.batch = batch.to(run.device)
+        run.loss = _loss(wrapped, task, run.batch, recipe.amp, run.device)
+        scaler.scale(run.loss).backward()  # type: ignore[no-untyped-call]
+        run.loss = _mean(run.loss.detach())
+        if not math.isfinite(float(run.loss)):
+            path = keeper.path(phase)
+            where = f"; the state before is in {path}" if path is not None and path.exists() else ""
+            raise TrainingError(f"the loss is {float(run.loss)} at step {run.step} of {phase}{where}")
+        scaler.unscale_(run.optimizer)
+        if events:
+            method.on_event("after_backward", run)
+        if recipe.clip is not None:
+            torch.nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip)
+        extra = {"loss": run.loss} if method.facts.needs_loss and events else {}
+        scaler.step(run.optimizer, **extra)
+        scaler.update()
+        if events:
+            method.on_event("after_step", run)
+        run.optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+        run.log({"phase": phase, "step": run.step, "loss": float(run.loss), "lr": run.optimizer.param_groups[0]["lr"]})
+        run.step += 1
+        if run.step % per_epoch == 0:
+            run.epoch += 1
+            if events:
+                method.on_event("epoch_end", run)
+        if time.monotonic() - last_save >= keeper.every and run.step < total:
+            checkpoint(finished=False)
+            last_save = time.monotonic()
+    run.model.eval()
+    checkpoint(finished=True)
+    progress(phase, total, total)
+
+
+FINETUNE = "finetune"
+"""The phase that trains a subnet by the plain recipe, without the method."""
+
+
+def _batches(run: Run, task: Task, per_epoch: int) -> Iterator[Batch]:
+    """This process's share of every batch from `run.step` on."""
+    while run.step < run.total:
+        epoch, skip = divmod(run.step, per_epoch)
+        for number, batch in enumerate(task.batches("train", run.recipe.batch, seed=run.seed, epoch=epoch)):
+            if number >= skip:
+                yield _share(batch)
+                if run.step >= run.total:
+                    return
+
+
+def _share(batch: Batch) -> Batch:
+    """Samples of this process: equal, consecutive shares of the batch."""
+    if world() == 1:
+        return batch
+    size, rest = divmod(batch.size, world())
+    if rest:
+        raise UsageError(f"a batch of {batch.size} cannot be shared equally by {world()} processes")
+    start, whole = rank() * size, batch.size
+
+    def cut(leaf: torch.Tensor) -> torch.Tensor:
+        return leaf[start : start + size] if leaf.ndim and leaf.shape[0] == whole else leaf
+
+    return Batch(*pytree.tree_map_only(torch.Tensor, cut, (batch.args, dict(batch.kwargs), batch.target)))
+
+
+def _distributed(model: torch.nn.Module) -> torch.nn.Module:
+    return model if world() == 1 else torch.nn.parallel.DistributedDataParallel(model)
+
+
+def _loss(model: torch.nn.Module, task: Task, batch: Batch, amp: str, device: torch.device) -> torch.Tensor:
+    computing = torch.autocast(device.type, getattr(torch, amp)) if amp else contextlib.nullcontext()
+    with computing:
+        output = model(*batch.args, **batch.kwargs)
+        return task.loss(output, batch.target)
+
+
+def _mean(loss: torch.Tensor) -> torch.Tensor:
+    if world() > 1:
+        dist.all_reduce(loss)
+        loss = loss / world()
+    return loss
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    """A scheduler's state without its functions."""
+    return {key: value for key, value in state.items() if key != "lr_lambdas"} | {"lr_lambdas": [None]}
+
+
+def _state(run: Run) -> dict[str, Any]:
+    """Everything of the run that training changes."""
+    state: dict[str, Any] = {
+        "model": run.model.state_dict(),
+        "state": run.state,
+        "round": run.round,
+        "random": torch.get_rng_state(),
+    }
+    if run.device.type == "cuda":
+        state["random_cuda"] = torch.cuda.get_rng_state(run.device)
+    return state
+
+
+def _restore(run: Run, saved: dict[str, Any]) -> None:
+    run.model.load_state_dict(saved["model"])
+    run.state = saved["state"]
+    run.round = saved["round"]
+    torch.set_rng_state(saved["random"])
+    if "random_cuda" in saved:
+        torch.cuda.set_rng_state(saved["random_cuda"], run.device)

@@ -1,0 +1,1 @@
+"""Criteria that rank groups, and the regularisers that are paired with them."""
