@@ -25,7 +25,7 @@ from conformance.method.protocol import DataNeed, Decision, Driver, Method
 from conformance.method.recipe import Recipe
 from conformance.method.run import Row, Run
 from conformance.method.task import Task
-from conformance.method.train import FINETUNE, Keeper, Progress, train
+from conformance.method.train import DENSE, FINETUNE, Keeper, Progress, train
 from conformance.method.units import units
 from conformance.partition.build import partition
 from conformance.partition.selection import Selection
@@ -43,7 +43,7 @@ class Result:
 
     model is the full-size model with the decision at zero; subnet the smaller one (for masks: the model).
     removed gives the share of groups, parameters and multiply-adds that left; metrics the task's figures by
-    stage: `before` (as given), `masked`, `subnet`, and `finetuned` where the recipe says so. verdict is the
+    stage: `before` (as given, after dense training if any), `masked`, `subnet`, and `finetuned` where the recipe says so. verdict is the
     field oracle's on model and subnet (None for masks: there is no subnet). seconds by part of the run.
     """
 
@@ -110,6 +110,9 @@ def run(
         made.log = history.add
         keeper = Keeper(options.folder, _key(method, made, budget, task, recipe, limits, options), options.every)
         metrics = {}
+        if task is not None and made.recipe.dense_epochs:
+            epochs = made.recipe.dense_epochs
+            clock("dense", lambda: train(made, task, DENSE, epochs=epochs, keeper=keeper, progress=progress))
         if task is not None and options.measure:
             metrics["before"] = clock("evaluate", lambda: task.evaluate(made.model))
         method.prepare(made)

@@ -18,8 +18,8 @@ class Recipe:
     epochs, or steps where given, of batches of `batch` samples (over all processes together). lr falls as
     `schedule` says: `constant`, `cosine` to 0, or `step`: times gamma at each of `milestones` (shares of all
     steps); over the first `warmup` share it rises from 0. clip bounds the gradients' global norm. amp is
-    the dtype to compute in: empty, `bfloat16` or `float16`. finetune_epochs train the subnet afterwards, at
-    finetune_lr (lr / 10 where None).
+    the dtype to compute in: empty, `bfloat16` or `float16`. dense_epochs train the model by the same recipe
+    before the method sees it; finetune_epochs train the subnet afterwards, at finetune_lr (lr / 10 where None).
     """
 
     epochs: int = 1
@@ -36,12 +36,13 @@ class Recipe:
     warmup: float = 0.0
     clip: float | None = None
     amp: Literal["", "bfloat16", "float16"] = ""
+    dense_epochs: int = 0
     finetune_epochs: int = 0
     finetune_lr: float | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError for what cannot be."""
-        if self.epochs < 0 or self.finetune_epochs < 0 or self.batch < 1 or (self.steps is not None and self.steps < 0):
+        if min(self.epochs, self.dense_epochs, self.finetune_epochs, self.steps or 0) < 0 or self.batch < 1:
             raise UsageError("epochs and steps are 0 or more, batch is at least 1")
         if self.optimizer not in ("sgd", "adam", "adamw"):
             raise UsageError(f"the base optimizers are sgd, adam and adamw, not {self.optimizer!r}")

@@ -96,11 +96,11 @@ def train(
         samples = task.count("train")
         raise TrainingError(f"{task.name} has {samples} training samples, less than a batch of {recipe.batch}")
     total = epochs * per_epoch
-    if recipe.steps is not None and phase != FINETUNE:
+    if recipe.steps is not None and phase not in PLAIN:
         total = min(total, recipe.steps) if epochs else recipe.steps
     run.phase, run.epoch, run.step, run.total = phase, 0, 0, total
     base = recipe.base_optimizer(run.model, lr)
-    run.optimizer = base if phase == FINETUNE else method.wrap_optimizer(run, base)
+    run.optimizer = base if phase in PLAIN else method.wrap_optimizer(run, base)
     schedule = torch.optim.lr_scheduler.LambdaLR(run.optimizer, lambda step: recipe.factor(step, total))
     scaler = torch.amp.GradScaler(run.device.type, enabled=recipe.amp == "float16" and run.device.type == "cuda")
     if saved is not None:
@@ -126,7 +126,7 @@ def train(
             },
         )
 
-    events = phase != FINETUNE
+    events = phase not in PLAIN
     for batch in _batches(run, task, per_epoch):
         progress(phase, run.step, total)
         if events and run.step % per_epoch == 0:
@@ -165,8 +165,9 @@ def train(
     progress(phase, total, total)
 
 
-FINETUNE = "finetune"
-"""The phase that trains a subnet by the plain recipe, without the method."""
+DENSE, FINETUNE = "dense", "finetune"
+PLAIN = (DENSE, FINETUNE)
+"""Phases that train by the plain recipe, without the method: the model before it, the subnet after it."""
 
 
 def _batches(run: Run, task: Task, per_epoch: int) -> Iterator[Batch]:
