@@ -30,6 +30,7 @@ from conformance.method.units import units
 from conformance.partition.build import partition
 from conformance.partition.selection import Selection
 from conformance.report.files import make_folder
+from conformance.subnet.extract import candidates
 from conformance.subnet.zero import zero_
 
 
@@ -43,8 +44,9 @@ class Result:
 
     model is the full-size model with the decision at zero; subnet the smaller one (for masks: the model).
     removed gives the share of groups, parameters and multiply-adds that left; metrics the task's figures by
-    stage: `before` (as given, after dense training if any), `masked`, `subnet`, and `finetuned` where the recipe says so. verdict is the
-    field oracle's on model and subnet (None for masks: there is no subnet). seconds by part of the run.
+    stage: `before` (as given, after dense training if any), `masked`, `subnet`, and `finetuned` where the recipe
+    says so. verdict is the field oracle's on model and subnet (None for masks: there is no subnet). seconds add up by
+    part of the run.
     """
 
     method: Method
@@ -59,6 +61,13 @@ class Result:
     seconds: dict[str, float] = field(default_factory=dict)
     data_used: tuple[str, ...] = ()
     history: tuple[Row, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether the result is what it says: the subnet proved equal, or every masked weight exactly zero."""
+        if isinstance(self.decision, Masks):
+            return self.decision.holds(self.model)
+        return self.verdict is not None and self.verdict.equal
 
 
 @dataclass(frozen=True)
@@ -260,7 +269,8 @@ def _removed(run: Run, decision: Decision) -> dict[str, float]:
 
 
 def _latency(run: Run, choice: Selection | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
-    module = run.model if choice is None else run.subnet(choice)
+    # What is only timed need not be proved: the subnet of the final choice is.
+    module = run.model if choice is None else next(candidates(run.model, choice)).module
     module = copy.deepcopy(module).eval()
     with torch.no_grad():
         return timed(lambda: module(*args, **kwargs))
