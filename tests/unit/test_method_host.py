@@ -138,7 +138,7 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_keeps_the_checkpoint(t
             return super().loss(output, target) * float(next(factors))
 
     factors = iter([1, 1, 1, float("nan")])
-    with pytest.raises(TrainingError, match="the loss is nan at step 3 of train; the state before is in .*checkpoint"):
+    with pytest.raises(TrainingError, match=r"the loss is nan at step 3 of train; the state before is in .*checkpoint"):
         prune(Fade(), task=Breaks(), options=Options(folder=tmp_path, every=0))
     whole = prune(Fade())
     resumed = prune(Fade(), options=Options(folder=tmp_path, every=0))
@@ -162,7 +162,7 @@ def test_a_method_that_leaves_something_is_found_out():
                 with torch.no_grad():
                     run.model[1].bias += 1e-9
 
-    with pytest.raises(NotExactlyZero, match="fade removed .* are not zero after training"):
+    with pytest.raises(NotExactlyZero, match=r"fade removed .* are not zero after training"):
         prune(Leaves())
 
 
