@@ -116,7 +116,7 @@ def run(
         torch.manual_seed(options.seed)
         made = prepare(method, model, as_arguments(args), kwargs or {}, budget, task, recipe, limits, options)
         history = _History(options.folder)
-        made.log = history.add
+        made.log, made.watched = history.add, options.measure
         keeper = Keeper(options.folder, _key(method, made, budget, task, recipe, limits, options), options.every)
         metrics = {}
         if task is not None and made.recipe.dense_epochs:

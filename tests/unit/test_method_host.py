@@ -150,7 +150,14 @@ def test_history_has_a_row_a_step_and_is_written_as_it_comes(tmp_path):
     assert [row["step"] for row in result.history] == list(range(8))
     assert all(row["loss"] > 0 and row["lr"] >= 0 for row in result.history)
     lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
-    assert lines == list(result.history)
+    merged = {step: {} for step in range(8)}
+    for line in lines:
+        merged[line["step"]] |= line
+    assert list(merged.values()) == list(result.history)
+    watched = [row for row in result.history if "sparsity" in row]
+    assert [row["step"] for row in watched] == [3, 7]
+    assert watched[-1]["sparsity"] == pytest.approx(result.removed["groups"])
+    assert all(0 <= row["validation_accuracy"] <= 1 for row in watched)
 
 
 def test_a_method_that_leaves_something_is_found_out():
