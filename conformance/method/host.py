@@ -323,7 +323,7 @@ class _History:
                     row = json.loads(line)
                 except ValueError:  # cut off by a kill
                     continue
-                found[row.get("phase"), row.get("step")] = row
+                found.setdefault((row.get("phase"), row.get("step")), {}).update(row)
         self._rows = found
 
     @property
