@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conformance.errors import UsageError
-from reports.rows import Latency, Row
+from reports.rows import Row
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

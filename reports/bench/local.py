@@ -73,7 +73,7 @@ class Local:
         if over.is_set():
             return Done(job, f"timed out after {self.timeout:g} s")
         if code != 0:
-            return Done(job, _reason(log, code))
+            return Done(job, reason(log, code))
         return Done(job, "" if (folder / ROW).exists() else "the process ended without a row")
 
     def _watch(self, process: subprocess.Popen[str], over: threading.Event, ended: threading.Event) -> None:
@@ -90,7 +90,7 @@ class Local:
                 return
 
 
-def _reason(log: Path, code: int) -> str:
+def reason(log: Path, code: int) -> str:
     """The last line of what the process said, which of a Python error is the error."""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     if code < 0:
