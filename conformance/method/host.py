@@ -304,7 +304,7 @@ class _Clock:
 
 
 class _History:
-    """What a run logs, in memory and as lines of history.jsonl; a step repeated after a resume replaces its row."""
+    """What a run logs, in memory and as lines of history.jsonl; all that is logged of a step is one row."""
 
     NAME = "history.jsonl"
 
@@ -323,7 +323,7 @@ class _History:
                     row = json.loads(line)
                 except ValueError:  # cut off by a kill
                     continue
-                found[row.get("phase"), row.get("step")] = row
+                found.setdefault((row.get("phase"), row.get("step")), {}).update(row)
         self._rows = found
 
     @property

@@ -185,6 +185,15 @@ def test_a_run_that_goes_on_after_training_knows_where_it_is(tmp_path):
     assert again.state["end"] == ["train", 2, 6, 6]
 
 
+def test_what_is_logged_of_a_step_is_one_row_after_a_resume_as_well(tmp_path):
+    options = Options(folder=tmp_path, every=0.0, measure=False)
+    with pytest.raises(Stopped):
+        pruned(Late(), options=options, progress=stopping_at("round-2", 4))
+    result = pruned(Late(), options=options)
+    assert result.history == pruned(Late()).history
+    assert all({"image", "loss"} <= set(row) for row in result.history)
+
+
 def test_a_row_that_a_kill_cut_off_takes_no_other_with_it(tmp_path):
     options = Options(folder=tmp_path, every=0.0, measure=False)
     for step in (2, 4):
