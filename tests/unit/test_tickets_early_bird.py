@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tickets_support import IMAGE, NETS, built, pruned, recipe, same_state
+from tickets_support import NETS, built, pruned, recipe, same_state
 from torch import nn
 
 import conformance as pc
@@ -81,11 +82,11 @@ def rows(result, key: str) -> dict[int, object]:
     return {row["step"]: row[key] for row in result.history if key in row}
 
 
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("net", ["vgg", "densenet"])
 @pytest.mark.parametrize(("consecutive", "epoch"), [(False, 5), (True, 6)])
 def test_frozen_gammas_give_a_ticket_at_the_fifth_mask_and_not_earlier(net, consecutive, epoch):
     method = EarlyBird(consecutive=consecutive, gamma_init=None)
-    for epochs in range(epoch - 1, epoch + 2):
+    for epochs in (epoch - 1, epoch):
         result = pruned(method, freeze(built(net), distinct=True), recipe=recipe(epochs=epochs))
         assert found(result) == (epoch if epochs >= epoch else 0)
     assert rows(result, "early_bird") == {3 * (epoch - 1): epoch}
@@ -94,16 +95,14 @@ def test_frozen_gammas_give_a_ticket_at_the_fifth_mask_and_not_earlier(net, cons
 
 
 @pytest.mark.parametrize("net", ["vgg", "resnet"])
-@pytest.mark.parametrize("budget", ["groups=0.5", "groups=0.95", "groups=0.04"])
+@pytest.mark.parametrize("budget", ["groups=0.85", "groups=0.04"])
 def test_equal_gammas_give_no_ticket(net, budget):
-    """Their mask is empty, and near its likes; at a ratio near 1 it is even near a true one."""
-    if budget == "groups=0.95":
-        budget = "groups=0.85"  # one channel an axis stays
+    """Their mask is empty, so it is near its likes."""
     result = pruned(EarlyBird(gamma_init=None), freeze(built(net), distinct=False), budget, recipe=recipe(epochs=8))
     assert found(result) == 0
     assert set(rows(result, "mask").values()) == {"not of the ratio"}
     assert len(rows(result, "mask")) == 8
-    assert rows(result, "early_bird") == {24 - 1 + 1: "not found: the mask at the end is taken"}
+    assert rows(result, "early_bird") == {24: "not found: the mask at the end is taken"}
     assert result.removed["groups"] >= float(budget.partition("=")[2])
 
 
@@ -125,7 +124,7 @@ def test_what_was_seen_before_a_mask_that_is_none_does_not_count():
 
 
 @pytest.mark.parametrize("consecutive", [False, True])
-@pytest.mark.parametrize("net", ["vgg", "resnet", "densenet"])
+@pytest.mark.parametrize("net", ["vgg", "densenet"])
 def test_the_epoch_is_that_of_brute_force_over_the_whole_history(net, consecutive):
     """All masks of a run without a ticket, looked through afterwards."""
 
@@ -142,7 +141,7 @@ def test_the_epoch_is_that_of_brute_force_over_the_whole_history(net, consecutiv
     training = recipe(epochs=9, lr=0.1)
     method = Recording(threshold=0.0, **options)
     pruned(method, net, recipe=training)
-    for threshold in (0.05, 0.1, 0.2, 0.4):
+    for threshold in (0.1, 0.3):
         masks: list[list[bool] | None] = []
         for line in method.lines:
             number = int(0.4 * len(line) + 1e-9)
@@ -153,7 +152,7 @@ def test_the_epoch_is_that_of_brute_force_over_the_whole_history(net, consecutiv
             last = masks[max(0, epoch + 1 - 3 - consecutive) : epoch + 1]
             if len(last) < 3 + consecutive or None in last:
                 continue
-            pairs = list(zip(last, last[1:], strict=False)) if consecutive else [(last[-1], old) for old in last[:-1]]
+            pairs = list(pairwise(last)) if consecutive else [(last[-1], old) for old in last[:-1]]
             if all(sum(a != b for a, b in zip(*pair, strict=True)) <= threshold * len(last[0]) for pair in pairs):
                 wanted = epoch + 1
                 break
@@ -182,8 +181,9 @@ class Seen(EarlyBird):
                 self.wrong.append(run.step)
 
 
-@pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("budget", ["groups=0.4", "macs=0.4", "params=0.4"])
+@pytest.mark.parametrize(
+    ("net", "budget"), [*((net, "groups=0.4") for net in NETS), ("vgg", "macs=0.4"), ("resnet", "params=0.4")]
+)
 def test_training_goes_on_with_the_ticket(net, budget):
     method = Seen(threshold=0.4)
     result = pruned(method, net, budget, recipe=recipe(epochs=8))
@@ -252,4 +252,3 @@ def test_options_and_budgets_that_cannot_be():
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.ReLU(), nn.Linear(6, 4))
     with pytest.raises(UsageError, match="no group of this model has one"):
         pruned(EarlyBird(), model)
-    assert IMAGE.shape == (2, 3, 8, 8)

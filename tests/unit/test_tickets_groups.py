@@ -208,8 +208,7 @@ class Seen(StructuredTicket):
 
 
 @pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize(("rewind", "steps"), [(0, 0), (0.5, 3)])
-@pytest.mark.parametrize("criterion", ["gamma", "l1"])
+@pytest.mark.parametrize(("rewind", "steps", "criterion"), [(0, 0, "l1"), (0.5, 3, "gamma")])
 def test_rewound_slices_are_those_of_theta_exactly(net, rewind, steps, criterion):
     method = Seen(rounds=2, reset="rewind", rewind=rewind, criterion=criterion)
     result = pruned(method, net, recipe=recipe(epochs=2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_masks_are_those_of_brute_force_round_after_round(weights, first, second
 
 
 def test_a_share_of_one_is_a_message_and_no_index_out_of_range():
-    with pytest.raises(UsageError, match="3 of 3 weights cannot go: .* 2 can"):
+    with pytest.raises(UsageError, match=r"3 of 3 weights cannot go: .* 2 can"):
         lowest({"w": torch.ones(3)}, {}, 1.0, Limits())
     assert lowest({}, {}, 0.5, Limits()) == {}
 
@@ -85,7 +86,7 @@ def test_each_geometric_round_takes_the_same_share_of_what_is_left(total, rounds
     left = [1 - gone(total, rounds, level) for level in range(rounds + 1)]
     assert left[0] == 1
     assert left[-1] == pytest.approx(1 - total)
-    for before, after in zip(left, left[1:], strict=False):
+    for before, after in pairwise(left):
         assert after / before == pytest.approx((1 - total) ** (1 / rounds))
 
 
@@ -231,7 +232,7 @@ def rewound(first: dict, theta: dict, masks: Masks) -> bool:
 
 
 @pytest.mark.parametrize("net", ["vgg", "resnet", "densenet"])
-@pytest.mark.parametrize(("rewind", "steps"), [(0, 0), (1, 1), (0.5, 3), (4, 4)])
+@pytest.mark.parametrize(("rewind", "steps"), [(0, 0), (0.5, 3), (4, 4)])
 def test_each_round_begins_with_theta_exactly(net, rewind, steps):
     method = Seen(rounds=2, reset="rewind", rewind=rewind)
     result = pruned(method, net, "weights=0.6")
