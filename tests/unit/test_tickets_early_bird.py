@@ -175,6 +175,11 @@ class Seen(EarlyBird):
         super().on_event(event, run)
         if before is not None and run.state["found"]:
             self.taken.append((before, snapshot(run.model), dict(run.optimizer.state)))
+        if event == "after_backward" and run.state["found"]:
+            for name, dim, places in run.units.rows_of(run.state["removed"]):
+                grad = run.units.tensors[name].grad
+                if grad is not None and grad.index_select(dim, places).any():
+                    self.wrong.append(name)
         if event == "after_step" and run.state["found"]:
             self.steps.append(run.step)
             if run.units.norms()[run.state["removed"]].any():

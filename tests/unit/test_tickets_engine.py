@@ -126,6 +126,28 @@ def test_fine_tuning_holds_masks(optimizer):
     assert (result.subnet[0][0].weight[kept] != result.model[0][0].weight[kept]).all()
 
 
+def test_fine_tuning_sees_no_gradient_of_what_is_masked_and_puts_it_back_to_zero(monkeypatch):
+    @dataclass(frozen=True)
+    class Spoilt(Half):
+        def finalize(self, run, decision):
+            with torch.no_grad():
+                run.model[0][0].weight.fill_(0.1)
+
+    looked, clip = [], nn.utils.clip_grad_norm_
+
+    def looking(parameters, norm):
+        parameters = list(parameters)
+        looked.append(parameters[0].grad.clone())
+        return clip(parameters, norm)
+
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", looking)
+    result = pruned(Spoilt(), budget="weights=0.1", recipe=recipe(finetune_epochs=1, clip=0.1))
+    kept = result.decision.kept["0.0.weight"]
+    assert len(looked) == 3
+    assert all(not grad[~kept].any() and grad[kept].all() for grad in looked)
+    assert result.decision.holds(result.subnet)
+
+
 @dataclass(frozen=True)
 class Late(Method):
     """Trains three times, the later ones from step 2 on at a rate of its own; removes nothing."""

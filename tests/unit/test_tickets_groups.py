@@ -300,6 +300,24 @@ def test_the_random_control_differs():
     assert other.verdict.status == "equal"
 
 
+@pytest.mark.parametrize("criterion", ["gamma", "l1"])
+def test_what_has_left_stays_away_among_equals(criterion):
+    """Training that brings others to zero makes them no better than what is there already."""
+
+    @dataclass(frozen=True)
+    class Dead(Seen):
+        def prune(self, run, level):
+            if level == 2:
+                with torch.no_grad():
+                    for parameter in run.model.parameters():
+                        parameter.zero_()
+            super().prune(run, level)
+
+    method = Dead(rounds=2, criterion=criterion)
+    pruned(method, "vgg")
+    assert method.removed[0] < method.removed[1]
+
+
 @pytest.mark.parametrize("budget", ["groups=0.5", "params=0.5", "macs=0.5"])
 def test_rounds_meet_the_budget_by_the_schedule(budget):
     result = pruned(StructuredTicket(rounds=3), "vgg", budget, recipe=recipe(epochs=1))
