@@ -17,6 +17,7 @@ from conformance.cli.check import check
 from conformance.cli.deploy import extract, verify
 from conformance.cli.look import explain, groups, list_
 from conformance.cli.options import Settings, TracebackOption
+from conformance.cli.prune import prune
 from conformance.cli.zoo import zoo
 from conformance.errors import ConformanceError, UsageError
 from conformance.isolate import Cancelled
@@ -62,6 +63,7 @@ app.command(name="list")(list_)
 app.command()(zoo)
 app.command()(extract)
 app.command()(verify)
+app.command()(prune)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -30,6 +30,7 @@ from conformance.method.units import units
 from conformance.partition.build import partition
 from conformance.partition.selection import Selection
 from conformance.report.files import make_folder
+from conformance.subnet.extract import candidates
 from conformance.subnet.zero import zero_
 
 
@@ -45,7 +46,7 @@ class Result:
     removed gives the share of groups, parameters and multiply-adds that left (for masks: of weights); metrics the
     task's figures by stage: `before` (as given, after dense training if any), `masked`, `subnet`, and `finetuned`
     where the recipe says so. verdict is the field oracle's on model and subnet (None for masks: there is no
-    subnet). seconds by part of the run. state is what the method kept in `run.state`.
+    subnet). seconds add up by part of the run. state is what the method kept in `run.state`.
     """
 
     method: Method
@@ -61,6 +62,13 @@ class Result:
     data_used: tuple[str, ...] = ()
     history: tuple[Row, ...] = ()
     state: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the result is what it says: the subnet proved equal, or every masked weight exactly zero."""
+        if isinstance(self.decision, Masks):
+            return self.decision.holds(self.model)
+        return self.verdict is not None and self.verdict.equal
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ def run(
         torch.manual_seed(options.seed)
         made = prepare(method, model, as_arguments(args), kwargs or {}, budget, task, recipe, limits, options)
         history = _History(options.folder)
-        made.log = history.add
+        made.log, made.watched = history.add, options.measure
         keeper = Keeper(options.folder, _key(method, made, budget, task, recipe, limits, options), options.every)
         metrics = {}
         if task is not None and made.recipe.dense_epochs:
@@ -266,7 +274,8 @@ def _removed(run: Run, decision: Decision) -> dict[str, float]:
 
 
 def _latency(run: Run, choice: Selection | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
-    module = run.model if choice is None else run.subnet(choice)
+    # What is only timed need not be proved: the subnet of the final choice is.
+    module = run.model if choice is None else next(candidates(run.model, choice)).module
     module = copy.deepcopy(module).eval()
     with torch.no_grad():
         return timed(lambda: module(*args, **kwargs))

@@ -32,7 +32,8 @@ class Run:
     model is the run's own copy of the caller's; groups and units are of it, and stay valid as long as its
     parameters keep their shapes. step counts optimizer steps of the present phase, from 0; total is how many
     the phase has. loss is the last batch's (a scalar tensor, detached, averaged over processes). state is the
-    method's own tree of tensors, numbers and text, saved and restored with every checkpoint.
+    method's own tree of tensors, numbers and text, saved and restored with every checkpoint. watched runs log
+    validation figures and the share of zero groups after each epoch.
     """
 
     method: Method
@@ -51,6 +52,7 @@ class Run:
     step: int = 0
     total: int = 0
     round: int = 0
+    watched: bool = False
     loss: torch.Tensor | None = None
     batch: Batch | None = None
     optimizer: torch.optim.Optimizer | None = None

@@ -175,6 +175,8 @@ def train(
             run.epoch += 1
             if events:
                 method.on_event("epoch_end", run)
+        if run.watched and (run.step % per_epoch == 0 or run.step == total):
+            run.log({"phase": phase, "step": run.step - 1, **_watched(run, task, phase)})
         if time.monotonic() - last_save >= keeper.every and run.step < total:
             checkpoint(finished=False)
             last_save = time.monotonic()
@@ -197,6 +199,14 @@ def _batches(run: Run, task: Task, per_epoch: int) -> Iterator[Batch]:
                 yield _share(batch)
                 if run.step >= run.total:
                     return
+
+
+def _watched(run: Run, task: Task, phase: str) -> dict[str, float]:
+    """What a curve shows beside the loss: validation figures, and the share of groups that are exactly zero."""
+    seen = {f"validation_{name}": figure for name, figure in task.evaluate(run.model, "validation").items()}
+    if phase != FINETUNE and run.groups.count:
+        seen["sparsity"] = float((run.units.norms()[1:] == 0).double().mean())
+    return seen
 
 
 def _share(batch: Batch) -> Batch:

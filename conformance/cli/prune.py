@@ -1,0 +1,154 @@
+"""`conformance prune`: run a method on a model and keep the subnet, proved."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conformance.cli.options import Carry, TracebackOption
+from conformance.errors import UsageError
+from conformance.report.build import count
+from conformance.report.files import make_folder
+from conformance.report.terminal import Screen, Tracker
+
+if TYPE_CHECKING:
+    from conformance.method.config import RunConfig
+    from conformance.method.outcome import Outcome
+
+_RECIPE, _LIMITS = "Training", "Limits"
+_SPOKEN_SECONDS = 60.0
+
+
+def prune(
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the result goes; a run that was broken off goes on.")
+    ],
+    spec: Annotated[
+        str | None, typer.Argument(metavar="[SPEC]", help="The model; may stand in --config instead.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A run as TOML; options given here count more.", dir_okay=False),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="A name that `conformance methods` lists.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", metavar="NAME=VALUE", help="An option of the method.")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="KIND=SHARE", help="What is to go: groups, params, macs or latency, e.g. macs=0.5."),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="The data; methods that look at weights alone need none.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="DIR", help="Where the task finds its data.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A safetensors file of the model's state_dict, loaded first.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=0, rich_help_panel=_RECIPE, help="Of the method's training.")
+    ] = None,
+    dense_epochs: Annotated[
+        int | None, typer.Option(min=0, rich_help_panel=_RECIPE, help="Of plain training before the method.")
+    ] = None,
+    finetune_epochs: Annotated[
+        int | None, typer.Option(min=0, rich_help_panel=_RECIPE, help="Of plain training of the subnet.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, rich_help_panel=_RECIPE, help="Samples a step.")] = None,
+    lr: Annotated[float | None, typer.Option(rich_help_panel=_RECIPE, help="Learning rate.")] = None,
+    optimizer: Annotated[str | None, typer.Option(rich_help_panel=_RECIPE, help="sgd, adam or adamw.")] = None,
+    round_to: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=_LIMITS, help="Groups kept in an axis are a multiple of it.")
+    ] = None,
+    min_keep: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=_LIMITS, help="Groups kept in an axis.")
+    ] = None,
+    protect: Annotated[
+        float | None, typer.Option(min=0, max=1, rich_help_panel=_LIMITS, help="Share of every axis that stays.")
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", rich_help_panel=_LIMITS, help="Layers whose groups stay; may be repeated."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of weights, data order and everything drawn.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where it runs: cpu, cuda, cuda:N.")] = None,
+    carry: Annotated[Carry | None, typer.Option(help="Heads go (outer) or head dims (inner); auto: heads.")] = None,
+    traceback: TracebackOption = False,
+) -> None:
+    """Prune a model by a method; the subnet is proved exact and saved with its plan. Runs the code in SPEC.
+
+    DIR gets result.json, plan.json with subnet.safetensors, model.safetensors (full size, with its zeros) and
+    history.jsonl. The same command on the same DIR resumes a run that was interrupted. Ends with 0 when the
+    subnet is equal to the zeroed model (or the method's masks hold), 1 when not or that cannot be decided, 2 for
+    a wrong option, 3 when training or the model fails.
+    """
+    from conformance.method.config import config as checked
+    from conformance.method.config import merged, read_config
+    from conformance.method.registry import parse_options
+
+    tables = read_config(config) if config is not None else {}
+    given: dict[str, Any] = {
+        "model": spec, "method": method, "budget": budget, "task": task, "data": data, "weights": weights,
+        "seed": seed, "device": device, "carry": None if carry is None else carry.value,
+        "recipe": {
+            "epochs": epochs, "dense_epochs": dense_epochs, "finetune_epochs": finetune_epochs, "batch": batch,
+            "lr": lr, "optimizer": optimizer,
+        },
+        "limits": {
+            "round_to": round_to, "min_keep": min_keep, "protect": protect, "ignore": tuple(ignore) if ignore else None,
+        },
+    }  # fmt: skip
+    tables = merged(tables, over=given)
+    for needed in ("model", "method", "budget"):
+        if needed not in tables:
+            raise UsageError(f"give {'a SPEC' if needed == 'model' else f'--{needed}'}, or {needed} in --config")
+    if option:
+        tables = merged(tables, over={"options": parse_options(tables["method"], option)})
+    made = checked(tables)
+    make_folder(output)
+    from conformance.method.outcome import finished
+
+    screen = Screen()
+    done = finished(output, made)
+    if done is None:
+        done = _run(made, output, screen)
+    else:
+        screen.line(f"{output} holds the finished result of this run; nothing was repeated")
+    _show(screen, made, done, output)
+    raise typer.Exit(0 if done.holds else 1)
+
+
+def _run(made: RunConfig, output: Path, screen: Screen) -> Outcome:
+    from conformance.method.execute import execute
+    from conformance.method.outcome import write_outcome
+
+    with screen.board(1) as board, board.model(made.model) as tracker:
+        result = execute(made, output, progress=_spoken(screen, tracker) if screen.plain else tracker)
+    return write_outcome(output, made, result)
+
+
+def _spoken(screen: Screen, tracker: Tracker) -> Tracker:
+    """Progress as lines, where nobody sees a bar: one as a phase begins, then one a minute."""
+    said: dict[str, float] = {}
+
+    def tell(what: str, done: int, total: int) -> None:
+        tracker(what, done, total)
+        if time.monotonic() - said.get(what, -_SPOKEN_SECONDS) >= _SPOKEN_SECONDS:
+            said[what] = time.monotonic()
+            screen.line(f"{what}: step {done} of {total}")
+
+    return tell
+
+
+def _show(screen: Screen, made: RunConfig, done: Outcome, output: Path) -> None:
+    verdict = done.verdict or ("masks hold" if done.holds else "masks do not hold")
+    reason = f": {done.verdict_reason}" if done.verdict_reason else ""
+    screen.line(f"{made.model} by {made.method} at {made.budget}: {verdict}{reason}", "green" if done.holds else "red")
+    screen.line("  removed: " + ", ".join(f"{share:.1%} of the {kind}" for kind, share in done.removed.items()))
+    screen.line(f"  parameters: {count(done.parameters[0])} -> {count(done.parameters[1])}")
+    for stage, figures in done.metrics.items():
+        screen.line(f"  {stage}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+    if done.not_saved:
+        screen.line(f"  the subnet is not saved: {done.not_saved}", "yellow")
+    screen.line(f"  in {output}")

@@ -1,0 +1,112 @@
+"""`conformance prune`: from a line or a TOML file to a proved subnet on the disk."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import conformance as pc
+from conformance.cli.app import main
+from conformance.errors import UsageError
+from conformance.method.config import config, merged, read_config
+from conformance.spec_loader import load
+
+SPEC = "handmade:conv-bn-relu"
+
+
+def prune(*words: str) -> int:
+    return main(["prune", *words])
+
+
+def test_a_line_gives_a_subnet_that_can_be_loaded(tmp_path, capsys):
+    assert prune(SPEC, "--method", "l2", "--budget", "groups=0.5", "--output", str(tmp_path)) == 0
+    assert "equal" in capsys.readouterr().out
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["holds"]
+    assert result["verdict"] == "equal"
+    assert result["removed"]["groups"] >= 0.5
+    backend = load(SPEC)
+    args, kwargs = backend.inputs(2, torch.Generator().manual_seed(0))
+    model = backend.build().eval()
+    model.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    subnet = pc.load_subnet(model, tmp_path, args, kwargs).eval()
+    assert result["parameters"][1] == sum(p.numel() for p in subnet.parameters())
+    torch.testing.assert_close(subnet(*args, **kwargs), model(*args, **kwargs))
+
+
+def test_a_file_says_the_same_as_a_line_and_the_line_counts_more(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text(
+        f'model = "{SPEC}"\nmethod = "l1"\nbudget = "groups=0.25"\n[limits]\nmin_keep = 2\n[options]\nranking = "local"\n'
+    )
+    assert prune("--config", str(file), "--budget", "groups=0.5", "--output", str(tmp_path / "out")) == 0
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["config"]["budget"] == "groups=0.5"
+    assert result["config"]["limits"]["min_keep"] == 2
+    assert result["config"]["options"] == {"ranking": "local"}
+
+
+def test_a_finished_run_is_not_repeated_and_another_one_refused(tmp_path, capsys):
+    line = (SPEC, "--method", "l2", "--output", str(tmp_path), "--budget")
+    assert prune(*line, "groups=0.5") == 0
+    before = (tmp_path / "result.json").stat().st_mtime_ns
+    assert prune(*line, "groups=0.5") == 0
+    assert "nothing was repeated" in capsys.readouterr().out
+    assert (tmp_path / "result.json").stat().st_mtime_ns == before
+    assert prune(*line, "groups=0.25") == 2
+    assert "holds the result of another run: budget" in capsys.readouterr().err
+
+
+def test_given_weights_are_pruned(tmp_path):
+    model = load(SPEC).build()
+    state = {name: torch.full_like(tensor, 0.5) for name, tensor in model.state_dict().items()}
+    save_file(state, tmp_path / "w.safetensors")
+    line = (SPEC, "--method", "l2", "--budget", "groups=0.5", "--weights", str(tmp_path / "w.safetensors"))
+    assert prune(*line, "--output", str(tmp_path / "out")) == 0
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert set(torch.cat([tensor.flatten().float() for tensor in written.values()]).unique().tolist()) <= {0.0, 0.5}
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--method", "l2"], "give --budget"),
+        (["--budget", "macs=0.5"], "give --method"),
+        (["--method", "l3", "--budget", "macs=0.5"], "there is no method named 'l3'; did you mean"),
+        (["--method", "l2", "--budget", "macs"], "is no budget"),
+        (["--method", "l2", "--budget", "params=0.9999"], "cannot be reached"),
+        (["--method", "l2", "--budget", "macs=0.5", "-o", "rank=local"], "no option 'rank'; did you mean ranking"),
+        (["--method", "l2", "--budget", "macs=0.5", "-o", "ranking"], "is not OPTION=VALUE"),
+        (["--method", "l2", "--budget", "macs=0.5", "-o", "ranking=localy"], "but no 'localy'"),
+        (["--method", "l2", "--budget", "macs=0.5", "--task", "imagnet"], "there is no task named 'imagnet'"),
+        (["--method", "l2", "--budget", "macs=0.5", "--ignore", "layer9"], "matches 'layer9'"),
+        (["--method", "l2", "--budget", "macs=0.5", "--weights", "missing.safetensors"], "does not hold this model's"),
+        (["--method", "l2", "--budget", "macs=0.5", "--config", "missing.toml"], "cannot be read"),
+    ],
+)
+def test_wrong_lines_end_with_2_and_one_sentence(words, reason, tmp_path, capsys):
+    assert prune(SPEC, *words, "--output", str(tmp_path)) == 2
+    error = capsys.readouterr().err
+    assert reason in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_config_names_what_is_wrong_in_it(tmp_path):
+    good = {"model": SPEC, "method": "l2", "budget": "macs=0.5"}
+    assert config(good).recipe.epochs == 1
+    for wrong, reason in [
+        ({"metod": "l1"}, "metod is no entry of a run; did you mean method"),
+        ({"recipe": {"epoch": 3}}, r"recipe.epoch is no entry of a run; did you mean recipe.epochs"),
+        ({"recipe": {"epochs": "many"}}, "recipe.epochs"),
+        ({"limits": {"round": 3}}, "limits.round"),
+        ({"seed": "x"}, "seed"),
+    ]:
+        with pytest.raises(UsageError, match=reason):
+            config({**good, **wrong})
+    (tmp_path / "a.toml").write_text("model = ")
+    with pytest.raises(UsageError, match="is no TOML"):
+        read_config(tmp_path / "a.toml")
+    assert merged({"a": {"x": 1, "y": 2}}, over={"a": {"y": 3, "x": None}}) == {"a": {"x": 1, "y": 3}}
