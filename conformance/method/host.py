@@ -43,10 +43,10 @@ class Result:
     """What a run came to.
 
     model is the full-size model with the decision at zero; subnet the smaller one (for masks: the model).
-    removed gives the share of groups, parameters and multiply-adds that left; metrics the task's figures by
-    stage: `before` (as given, after dense training if any), `masked`, `subnet`, and `finetuned` where the recipe
-    says so. verdict is the field oracle's on model and subnet (None for masks: there is no subnet). seconds add up by
-    part of the run.
+    removed gives the share of groups, parameters and multiply-adds that left (for masks: of weights); metrics the
+    task's figures by stage: `before` (as given, after dense training if any), `masked`, `subnet`, and `finetuned`
+    where the recipe says so. verdict is the field oracle's on model and subnet (None for masks: there is no
+    subnet). seconds add up by part of the run. state is what the method kept in `run.state`.
     """
 
     method: Method
@@ -61,6 +61,7 @@ class Result:
     seconds: dict[str, float] = field(default_factory=dict)
     data_used: tuple[str, ...] = ()
     history: tuple[Row, ...] = ()
+    state: dict[str, Any] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool:
@@ -171,8 +172,7 @@ def drive(run: Run, task: Task | None, keeper: Keeper, progress: Progress) -> No
         train(run, task, "train", epochs=recipe.epochs, keeper=keeper, progress=progress)
     elif method.facts.driver is Driver.ROUNDS:
         assert task is not None
-        rounds = int(getattr(method, "rounds", 1))
-        for run.round in range(1, rounds + 1):
+        for run.round in range(1, method.trainings + 1):
             method.on_event("round_start", run)
             train(run, task, f"round-{run.round}", epochs=recipe.epochs, keeper=keeper, progress=progress)
             method.on_event("round_end", run)
@@ -229,9 +229,13 @@ def _finish(
     if run.recipe.finetune_epochs and task is not None:
         full = copy.deepcopy(full)
         run.model = subnet
-        rate = run.recipe.lr / 10 if run.recipe.finetune_lr is None else run.recipe.finetune_lr
+        rate = run.recipe.finetune_rate
         epochs = run.recipe.finetune_epochs
-        clock("finetune", lambda: train(run, task, FINETUNE, epochs=epochs, keeper=keeper, progress=progress, lr=rate))
+        masks = decision if isinstance(decision, Masks) else None
+        clock(
+            "finetune",
+            lambda: train(run, task, FINETUNE, epochs=epochs, keeper=keeper, progress=progress, lr=rate, masks=masks),
+        )
         if metrics:
             metrics["finetuned"] = clock("evaluate", lambda: task.evaluate(subnet))
     keeper.clear()
@@ -248,6 +252,7 @@ def _finish(
         seconds=clock.seconds,
         data_used=tuple(sorted(level.value for level in run.data.used)),
         history=tuple(history.rows),
+        state=run.state,
     )
 
 
@@ -264,7 +269,7 @@ def check_zero(run: Run, decision: Selection) -> None:
 
 def _removed(run: Run, decision: Decision) -> dict[str, float]:
     if isinstance(decision, Masks):
-        return {"weights": 1 - decision.density}
+        return {"weights": run.cost.removed("weights", decision)}
     return {kind: run.cost.removed(kind, decision) for kind in ("groups", "params", "macs")}
 
 
@@ -308,7 +313,7 @@ class _Clock:
 
 
 class _History:
-    """What a run logs, in memory and as lines of history.jsonl; a step repeated after a resume replaces its row."""
+    """What a run logs, in memory and as lines of history.jsonl; all that is logged of a step is one row."""
 
     NAME = "history.jsonl"
 
@@ -318,7 +323,11 @@ class _History:
         self.path = None if folder is None else folder / self.NAME
         found: dict[tuple[Any, Any], Row] = {}
         if self.path is not None and self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
+            text = self.path.read_text(encoding="utf-8")
+            if text and not text.endswith("\n"):
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write("\n")  # or the next row would be lost with the one that was cut off
+            for line in text.splitlines():
                 try:
                     row = json.loads(line)
                 except ValueError:  # cut off by a kill

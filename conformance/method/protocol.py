@@ -73,6 +73,13 @@ class Facts:
     zeroes: bool = False
     needs_loss: bool = False
 
+    def __post_init__(self) -> None:
+        """Raise ValueError when the budgets do not fit the granularity."""
+        if any((kind == "weights") != (self.granularity == "weight") for kind in self.budgets):
+            raise ValueError(
+                f"{self.name}: `weights` is the budget of methods that mask single weights, and of no other"
+            )
+
 
 @dataclass(frozen=True)
 class Method:
@@ -99,6 +106,19 @@ class Method:
     def scope(self) -> Scope:
         """Among which groups scores are compared, unless an option says otherwise."""
         return "global"
+
+    @property
+    def trainings(self) -> int:
+        """ROUNDS: how often the model is trained; what the option `rounds` says, unless a method needs more."""
+        return int(getattr(self, "rounds", 1))
+
+    def begins(self, run: Run) -> tuple[int, float | None]:
+        """For each training: the step of `run.total` it begins at, and the base rate (None: the recipe's).
+
+        Data, schedule and counters are those of that step, as if what comes before it had been trained.
+        """
+        del run
+        return 0, None
 
     def prepare(self, run: Run) -> None:
         """Look at `run` before anything is trained. `run.model` may be changed in place."""

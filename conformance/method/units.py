@@ -132,6 +132,13 @@ class Units:
             for name, dim, positions in self._hit(gone):
                 self.tensors[name].index_fill_(dim, positions, 0)
 
+    def still_(self, removed: npt.ArrayLike) -> None:
+        """Set the gradients of these groups' slices to zero, in place: clipping and momentum do not see them."""
+        for name, dim, positions in self.rows_of(removed):
+            grad = self.tensors[name].grad
+            if grad is not None:
+                grad.index_fill_(dim, positions, 0)
+
     def _hit(self, gone: npt.NDArray[np.bool_]) -> Iterable[tuple[str, int, torch.Tensor]]:
         for item in self.slices:
             positions = np.flatnonzero(gone[item.groups] & item.zeroed)
