@@ -183,12 +183,12 @@ def _ranked(
     # A batch leaves with its highest score, so that all of an axis leaves in its own order.
     _, batch = np.unique(np.stack([axis, last]), axis=1, return_inverse=True)
     batch = batch.ravel()
-    highest = np.full(batch.max() + 1, -np.inf)
-    np.maximum.at(highest, batch, line[order])
-    number = np.zeros(batch.max() + 1, dtype=np.int64)
-    np.maximum.at(number, batch, order)
+    place = np.zeros(batch.max() + 1, dtype=np.int64)
+    np.maximum.at(place, batch, np.arange(order.size))
+    # Its last group decides ties: another one's number could put it behind the next batch of its axis.
+    number = order[place]
     rank = np.empty_like(number)
-    rank[np.lexsort((number, highest))] = np.arange(number.size) + 1
+    rank[np.lexsort((number, line[number]))] = np.arange(number.size) + 1
     if scope == "global":
         return rank[batch]
     pattern = _patterns(groups)[axis]
