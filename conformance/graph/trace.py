@@ -127,6 +127,21 @@ def _same_places(
     )
 
 
+def calling_line(depth: int) -> Source | None:
+    """The line of the model's code, or of a module of torch.nn it called, that runs `depth` frames up from here."""
+    frame: FrameType | None = sys._getframe(depth)
+    library: Source | None = None
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(_SKIPPED_SOURCES):
+            if not file.startswith("<"):
+                return library or Source(file, frame.f_lineno)
+        elif library is None and file.startswith(_NN_MODULES) and not file.endswith("module.py"):
+            library = Source(file, frame.f_lineno)
+        frame = frame.f_back
+    return library
+
+
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -183,19 +198,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return {key: self._refer(item) for key, item in tree.items()}
         return tree
 
-    def _source(self) -> Source | None:
-        frame: FrameType | None = sys._getframe(2)
-        library: Source | None = None
-        while frame is not None:
-            file = frame.f_code.co_filename
-            if not file.startswith(_SKIPPED_SOURCES):
-                if not file.startswith("<"):
-                    return library or Source(file, frame.f_lineno)
-            elif library is None and file.startswith(_NN_MODULES) and not file.endswith("module.py"):
-                library = Source(file, frame.f_lineno)
-            frame = frame.f_back
-        return library
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         seen_args, seen_kwargs = self._refer(tuple(args)), self._refer(kwargs)
@@ -210,7 +212,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs = self._record_outputs(result)
         if outputs is not None or func._schema.is_mutable:
             module = self.calls[self._open[-1]].module if self._open else ""
-            self.nodes.append(Node(index, func, seen_args, seen_kwargs, outputs, module, self._source()))
+            self.nodes.append(Node(index, func, seen_args, seen_kwargs, outputs, module, calling_line(2)))
         return result
 
     def _record_outputs(self, result: Any) -> Any:

@@ -18,7 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conformance.equivalence.field import detection, linear, normal, pointwise, spatial  # noqa: F401 - they register
 from conformance.equivalence.field.modulus import Field
-from conformance.equivalence.field.table import FIELD_RULES, Exact, bounded, bounds, is_residue, mark, storage
+from conformance.equivalence.field.reads import Followed, NumbersNeededError, Reads, ReadsDifferentError, read_by
+from conformance.equivalence.field.table import (
+    ANSWERS, FIELD_RULES, Exact, Marks, bounded, bounds, is_residue, mark, storage,
+)  # fmt: skip
 from conformance.errors import UnsupportedOperation
 from conformance.graph.tape import tensors_in
 from conformance.graph.trace import decomposed
@@ -40,14 +43,6 @@ _MOVES = frozenset((
 ))  # fmt: skip
 """Operations that only move or choose values: they run as they are."""
 
-_ANSWERS = frozenset((
-    "eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite", "argmax", "argmin", "argsort", "logical_not",
-    "logical_and", "logical_or", "zeros_like", "ones_like", "new_zeros", "new_ones", "nonzero", "any", "all",
-    "isclose", "sym_size", "sym_stride", "sym_numel", "is_same_size", "searchsorted", "bucketize", "rand_like",
-    "torchvision::nms",
-))  # fmt: skip
-"""Operations whose result is no residue: answers about order, and fresh constants."""
-
 _FILLS = frozenset(("constant_pad_nd", "fill", "full_like", "new_full", "index_fill", "scatter", "fill_diagonal"))
 """Operations with a number, named value or fill_value, that becomes part of the result."""
 
@@ -65,46 +60,39 @@ class Exercise:
 
 
 class FieldMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside this context every operation computes on residues."""
+    """Inside this context every operation computes on residues.
 
-    def __init__(self, arithmetic: Field) -> None:
+    reads has the numbers for code that reads computed values; without it such code is refused.
+    """
+
+    def __init__(self, arithmetic: Field, reads: Reads | Followed | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.field = arithmetic
         self.exercise = Exercise()
-        self.refused: UnsupportedOperation | None = None
+        self.reads = reads
+        self.marks = Marks()
+        self.refused: UnsupportedOperation | ReadsDifferentError | NumbersNeededError | None = None
         self.state: set[int] = set()
-        self._storages: dict[int, torch.Tensor] = {}
-
-    def adopt(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Mark a tensor, and whatever else shows the same memory (`parameter.data`, the base of a view)."""
-        self._storages[tensor.untyped_storage()._cdata] = tensor
-        return mark(tensor)
-
-    def _holds(self, tensor: torch.Tensor) -> bool:
-        if is_residue(tensor):
-            return True
-        if tensor.is_floating_point() and tensor.untyped_storage()._cdata in self._storages:
-            mark(tensor)
-            return True
-        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        held = [self._holds(leaf) for leaf in leaves]  # all are looked at: each one is marked
-        if not any(held):
+        if not self.marks.any_held((args, kwargs)):
             return func(*args, **kwargs)
         try:
             return self._compute(func, args, kwargs)
-        except UnsupportedOperation as error:
+        except (UnsupportedOperation, ReadsDifferentError, NumbersNeededError) as error:
             self.refused = error  # also when the model's own code catches it and goes another way
             raise
 
     def _compute(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = base_name(func)
         self._count(name)
-        if name in _ANSWERS:
+        if name in ANSWERS:
             return func(*args, **kwargs)
+        read = read_by(func, args, kwargs) if self.reads is not None else None
+        if read is not None:
+            number = self.reads.take(read)  # type: ignore[union-attr]
+            return args[0].copy_(number) if func._schema.is_mutable else number
         if name in FIELD_RULES:
             result = FIELD_RULES[name](Exact(self.field, func, args, kwargs, name))
         elif name in _MOVES or (name in _FILLS and "reduce" not in func._overloadname):
@@ -159,7 +147,7 @@ class FieldMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         target._bounds = bounds(result)  # type: ignore[attr-defined]
         if target.untyped_storage()._cdata in self.state:
             _KEPT.clear()  # a forward that writes to parameters: nobody else shall see that
-        return self.adopt(target)
+        return self.marks.adopt(target)
 
 
 def _result_dtype(name: str, args: Any, kwargs: Any) -> torch.dtype:
@@ -243,28 +231,39 @@ def _forget() -> None:
 
 
 def run(
-    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], arithmetic: Field
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    arithmetic: Field,
+    reads: Reads | Followed | None = None,
 ) -> tuple[Any, Exercise]:
     """The model's outputs as residues, in evaluation mode. Floating inputs must already be residues.
 
-    Raises UnsupportedOperation when an operation has no exact rule.
+    Raises UnsupportedOperation when an operation has no exact rule, ReadsDifferentError when the model does not
+    read what it should follow.
     """
-    return execute(embedded(model, arithmetic), args, kwargs, arithmetic)
+    return execute(embedded(model, arithmetic), args, kwargs, arithmetic, reads)
 
 
 def execute(
-    twin: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], arithmetic: Field
+    twin: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    arithmetic: Field,
+    reads: Reads | Followed | None = None,
 ) -> tuple[Any, Exercise]:
     """As `run`, of a model that `embedded` made."""
     args, kwargs = pytree.tree_map_only(torch.Tensor, lambda leaf: leaf.clone(), (args, kwargs))
-    mode = FieldMode(arithmetic)
+    mode = FieldMode(arithmetic, reads)
     for leaf in [*tensors_in((args, kwargs)), *twin.parameters(), *twin.buffers()]:
         if leaf.is_floating_point():
-            mode.adopt(leaf)
+            mode.marks.adopt(leaf)
     mode.state = {parameter.untyped_storage()._cdata for parameter in twin.parameters()}
     with decomposed(), torch.random.fork_rng(devices=[]), mode:
         torch.manual_seed(0)
         outputs = twin(*args, **kwargs)
     if mode.refused is not None:
         raise mode.refused
+    if isinstance(reads, Followed):
+        reads.finish()
     return outputs, mode.exercise

@@ -6,12 +6,35 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from conformance.equivalence.field.modulus import Field
 
 FieldRule = Callable[["Exact"], Any]
 FIELD_RULES: dict[str, FieldRule] = {}
 MOVEMENTS: set[str] = set()
+
+
+ANSWERS = frozenset((
+    "eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite", "argmax", "argmin", "argsort", "logical_not",
+    "logical_and", "logical_or", "zeros_like", "ones_like", "new_zeros", "new_ones", "nonzero", "any", "all",
+    "isclose", "sym_size", "sym_stride", "sym_numel", "is_same_size", "searchsorted", "bucketize", "rand_like",
+    "torchvision::nms",
+))  # fmt: skip
+"""Operations whose result is no residue: answers about order, and fresh constants."""
+
+
+def bind(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by schema name, defaults included."""
+    bound: dict[str, Any] = {}
+    for position, argument in enumerate(op._schema.arguments):
+        if position < len(args):
+            bound[argument.name] = args[position]
+        elif argument.name in kwargs:
+            bound[argument.name] = kwargs[argument.name]
+        elif argument.has_default_value():
+            bound[argument.name] = argument.default_value
+    return bound
 
 
 class Exact:
@@ -21,14 +44,7 @@ class Exact:
         self.field = field
         self.op = op
         self.name = name
-        self.bound: dict[str, Any] = {}
-        for position, argument in enumerate(op._schema.arguments):
-            if position < len(args):
-                self.bound[argument.name] = args[position]
-            elif argument.name in kwargs:
-                self.bound[argument.name] = kwargs[argument.name]
-            elif argument.has_default_value():
-                self.bound[argument.name] = argument.default_value
+        self.bound = bind(op, args, kwargs)
 
     def get(self, name: str, default: Any = None) -> Any:
         """An argument as given."""
@@ -91,6 +107,31 @@ def mark(tensor: torch.Tensor) -> torch.Tensor:
     """Say that a tensor holds residues."""
     tensor._residue = True  # type: ignore[attr-defined]
     return tensor
+
+
+class Marks:
+    """Which tensors of a run are computed: state, floating inputs, and what follows from them."""
+
+    def __init__(self) -> None:
+        self._storages: dict[int, torch.Tensor] = {}
+
+    def adopt(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Mark a tensor, and whatever else shows the same memory (`parameter.data`, the base of a view)."""
+        self._storages[tensor.untyped_storage()._cdata] = tensor
+        return mark(tensor)
+
+    def any_held(self, tree: Any) -> bool:
+        """Whether an argument structure has a marked tensor; all that show adopted memory are marked."""
+        leaves = [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+        return any([self._holds(leaf) for leaf in leaves])
+
+    def _holds(self, tensor: torch.Tensor) -> bool:
+        if is_residue(tensor):
+            return True
+        if tensor.is_floating_point() and tensor.untyped_storage()._cdata in self._storages:
+            mark(tensor)
+            return True
+        return False
 
 
 def storage(dtype: torch.dtype) -> torch.dtype:
