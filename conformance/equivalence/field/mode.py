@@ -17,10 +17,11 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conformance.equivalence.field import detection, linear, normal, pointwise, spatial  # noqa: F401 - they register
+from conformance.equivalence.field.complex import COMPLEX_MOVES, COMPLEX_RULES, is_complex
 from conformance.equivalence.field.modulus import Field
 from conformance.equivalence.field.reads import Followed, NumbersNeededError, Reads, ReadsDifferentError, read_by
 from conformance.equivalence.field.table import (
-    ANSWERS, FIELD_RULES, Exact, Marks, bounded, bounds, is_residue, mark, storage,
+    ANSWERS, FIELD_RULES, Exact, Marks, bounded, bounds, is_residue, mark, may_hold_residues, storage,
 )  # fmt: skip
 from conformance.errors import UnsupportedOperation
 from conformance.graph.tape import tensors_in
@@ -93,6 +94,8 @@ class FieldMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if read is not None:
             number = self.reads.take(read)  # type: ignore[union-attr]
             return args[0].copy_(number) if func._schema.is_mutable else number
+        if is_complex(name, args, kwargs):
+            return self._of_complex(func, args, kwargs, name)
         if name in FIELD_RULES:
             result = FIELD_RULES[name](Exact(self.field, func, args, kwargs, name))
         elif name in _MOVES or (name in _FILLS and "reduce" not in func._overloadname):
@@ -107,6 +110,18 @@ class FieldMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         dtype = _result_dtype(name, args, kwargs)
         return pytree.tree_map_only(torch.Tensor, lambda leaf: _as_residue(leaf, dtype), result)
 
+    def _of_complex(self, func: Any, args: Any, kwargs: Any, name: str) -> Any:
+        """Complex numbers are pairs of residues; where an operation has no rule for them it is refused."""
+        if func._schema.is_mutable or name not in COMPLEX_RULES | dict.fromkeys(COMPLEX_MOVES):
+            raise UnsupportedOperation(func._schema.name.replace("::", "."), "no exact rule for complex numbers")
+        if name in COMPLEX_RULES:
+            result = COMPLEX_RULES[name](Exact(self.field, func, args, kwargs, name))
+        else:
+            args, kwargs = self._lift(func, args, kwargs, name)
+            result = (torch.ops.aten.reshape.default if func in _VIEWS else func)(*args, **kwargs)
+        dtype = _result_dtype(name, args, kwargs)
+        return pytree.tree_map_only(torch.Tensor, lambda leaf: _as_residue(leaf, dtype), result)
+
     def _count(self, name: str) -> None:
         self.exercise.operations += 1
         self.exercise.by_name[name] = self.exercise.by_name.get(name, 0) + 1
@@ -117,7 +132,7 @@ class FieldMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _lift(self, func: Any, args: Any, kwargs: Any, name: str) -> Any:
         def lift(leaf: Any) -> Any:
-            if not isinstance(leaf, torch.Tensor) or not leaf.is_floating_point() or is_residue(leaf):
+            if not isinstance(leaf, torch.Tensor) or not may_hold_residues(leaf.dtype) or is_residue(leaf):
                 return leaf
             return self.field.embed(leaf).to(storage(leaf.dtype))
 
@@ -150,19 +165,24 @@ class FieldMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.marks.adopt(target)
 
 
+_WIDE = (torch.float64, torch.complex128)
+
+
 def _result_dtype(name: str, args: Any, kwargs: Any) -> torch.dtype:
     """The floating type the model would see: as asked for, else the widest among the operands."""
     asked = kwargs.get("dtype")
-    if isinstance(asked, torch.dtype) and asked.is_floating_point:
-        return storage(asked)
+    if isinstance(asked, torch.dtype) and may_hold_residues(asked):
+        return storage(asked).to_real()
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     # A 0-dimensional float64 operand does not widen the others, as in ordinary promotion.
-    wide = any(leaf.dtype == torch.float64 and (leaf.ndim or name == "_to_copy") for leaf in tensors)
-    wide |= all(leaf.ndim == 0 for leaf in tensors) and any(leaf.dtype == torch.float64 for leaf in tensors)
+    wide = any(leaf.dtype in _WIDE and (leaf.ndim or name == "_to_copy") for leaf in tensors)
+    wide |= all(leaf.ndim == 0 for leaf in tensors) and any(leaf.dtype in _WIDE for leaf in tensors)
     return torch.float64 if wide else torch.float32
 
 
 def _as_residue(leaf: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if leaf.is_complex():
+        return mark(leaf.to(dtype.to_complex()))
     if not leaf.is_floating_point():
         return leaf
     made, known = mark(leaf.to(dtype)), bounds(leaf)
@@ -174,7 +194,7 @@ def embedded(model: torch.nn.Module, arithmetic: Field) -> torch.nn.Module:
     memo: dict[int, Any] = {}
     of = _residues_of if sum(parameter.numel() for parameter in model.parameters()) <= _KEEP else _fresh_residues
     for parameter in model.parameters():
-        if parameter.is_floating_point() or parameter.is_complex():
+        if may_hold_residues(parameter.dtype):
             memo[id(parameter)] = of(parameter, arithmetic)
     for buffer in model.buffers():
         if buffer.is_floating_point():

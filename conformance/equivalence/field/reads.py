@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conformance.equivalence.field.pointwise import whole_range
-from conformance.equivalence.field.table import ANSWERS, Marks, bind, bounds, mark
+from conformance.equivalence.field.table import ANSWERS, Marks, bind, bounds, mark, may_hold_residues
 from conformance.errors import UnsupportedOperation
 from conformance.graph.tape import Source
 from conformance.graph.trace import calling_line
@@ -58,7 +58,7 @@ def read_by(func: Any, args: Any, kwargs: Any) -> Read | None:
         if dtype is None or not _is_whole(dtype) or known:
             return None
         return Read(f"aten._to_copy to {dtype}", args[0])
-    if name == "copy" and isinstance(args[0], torch.Tensor) and not _may_hold_residues(args[0].dtype):
+    if name == "copy" and isinstance(args[0], torch.Tensor) and not may_hold_residues(args[0].dtype):
         return Read(f"aten.copy to {args[0].dtype}", args[1])
     return None
 
@@ -69,11 +69,7 @@ def _is_finite(bound: float) -> bool:
 
 def _is_whole(dtype: torch.dtype) -> bool:
     """A type of integers. To booleans is a question (is it non-zero) that residues answer."""
-    return not (_may_hold_residues(dtype) or dtype is torch.bool)
-
-
-def _may_hold_residues(dtype: torch.dtype) -> bool:
-    return dtype.is_floating_point or dtype.is_complex
+    return not (may_hold_residues(dtype) or dtype is torch.bool)
 
 
 # -- the float64 run ---------------------------------------------------------------------------------
@@ -110,7 +106,7 @@ class _Notes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _mark(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         for leaf in pytree.tree_leaves(result):
-            if isinstance(leaf, torch.Tensor) and _may_hold_residues(leaf.dtype):
+            if isinstance(leaf, torch.Tensor) and may_hold_residues(leaf.dtype):
                 self.marks.adopt(leaf) if func._schema.is_mutable else mark(leaf)
                 known = whole_range(base_name(func), bind(func, args, kwargs))
                 leaf._bounds = known  # type: ignore[attr-defined]

@@ -67,7 +67,9 @@ class Exact:
     def lift(self, value: Any) -> Any:
         """Residues of a tensor, number or None."""
         if isinstance(value, torch.Tensor):
-            return value.double() if is_residue(value) else self.field.embed(value)
+            if not is_residue(value):
+                return self.field.embed(value)
+            return value.to(torch.complex128) if value.is_complex() else value.double()
         if value is None:
             return None
         return self.field.number(value)
@@ -128,16 +130,23 @@ class Marks:
     def _holds(self, tensor: torch.Tensor) -> bool:
         if is_residue(tensor):
             return True
-        if tensor.is_floating_point() and tensor.untyped_storage()._cdata in self._storages:
+        if may_hold_residues(tensor.dtype) and tensor.untyped_storage()._cdata in self._storages:
             mark(tensor)
             return True
         return False
 
 
+def may_hold_residues(dtype: torch.dtype) -> bool:
+    """Whether tensors of this type hold real or complex numbers, neither integers nor answers."""
+    return dtype.is_floating_point or dtype.is_complex
+
+
 def storage(dtype: torch.dtype) -> torch.dtype:
     """The type that holds residues where the model expects `dtype`: float32 and float64 hold them
-    exactly and are kept, so that code which asks for a tensor's type takes its usual path.
+    exactly and are kept, so that code which asks for a tensor's type takes its usual path; complex likewise.
     """
+    if dtype.is_complex:
+        return torch.complex128 if dtype == torch.complex128 else torch.complex64
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
 
