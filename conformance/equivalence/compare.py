@@ -14,7 +14,7 @@ from conformance.equivalence.bound import error_bound, evaluate_wide
 from conformance.equivalence.field import mode as field_mode
 from conformance.equivalence.field.modulus import PRIMES, Field
 from conformance.equivalence.field.reads import Followed, Noted, NumbersNeededError, Reads, ReadsDifferentError, noted
-from conformance.equivalence.field.table import storage
+from conformance.equivalence.field.table import may_hold_residues, storage
 from conformance.equivalence.verdict import Status, Verdict
 from conformance.errors import SelectionError, UnsupportedOperation, UsageError, sentence
 from conformance.graph.tape import as_arguments, tensors_in
@@ -128,7 +128,7 @@ def _numbers_read(model: torch.nn.Module, given: Arguments) -> list[Noted]:
     twin, args = doubled(model, given)
     try:
         return noted(twin, lambda above: evaluate_wide(twin, args, above))
-    except Exception as error:  # noqa: BLE001 - whatever the model's code raises
+    except Exception as error:
         found = f"code reads computed values, and in float64 it raised {sentence(error)}"
         raise UnsupportedOperation("the model", found) from error
 
@@ -136,7 +136,7 @@ def _numbers_read(model: torch.nn.Module, given: Arguments) -> list[Noted]:
 def nonfinite(model: torch.nn.Module) -> str:
     """Names state that no ring can stand for: zero times NaN or infinity is not zero. '' where all is well."""
     for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
+        if may_hold_residues(parameter.dtype) and not torch.isfinite(parameter).all():
             return f"{name} holds NaN or infinity"
     for name, buffer in model.named_buffers():
         if torch.isnan(buffer).any():  # infinities are masks, and stand for themselves

@@ -747,14 +747,11 @@ class TestMoves:
         for fill in fills:
             assert same(exactly(lambda t, f=fill: f(t, value), x), fill(x, number))
 
-    @pytest.mark.parametrize(
-        "name", ["cumprod", "lgamma", "fft", "scatter-reduce", "item", "to-int", "prod", "cross-int"]
-    )
+    @pytest.mark.parametrize("name", ["cumprod", "lgamma", "scatter-reduce", "item", "to-int", "prod", "cross-int"])
     def test_operations_without_a_rule_are_refused(self, name):
         refused: dict[str, Callable[[torch.Tensor], Any]] = {
             "cumprod": lambda x: torch.cumprod(x, 0),
             "lgamma": torch.lgamma,
-            "fft": torch.fft.rfft,
             "scatter-reduce": lambda x: torch.scatter(x, 0, torch.tensor([[0, 1, 0]]), x, reduce="add"),
             "item": lambda x: x * x.sum().item(),
             "to-int": lambda x: x.long(),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from conformance.equivalence.field.linear import matmul
+from conformance.equivalence.field.linear import matmul, mean_over
 from conformance.equivalence.field.table import Exact
 from conformance.errors import UnsupportedOperation
 
@@ -68,13 +68,16 @@ def _product(e: Exact, a: tuple[Any, Any], b: tuple[Any, Any]) -> torch.Tensor:
 def polar(e: Exact) -> torch.Tensor:
     """Size times the random functions for cosine and sine of the angle."""
     size, angle = e.residue("abs"), e.residue("angle")
-    return _joined(e.product(size, e.random("cos", angle, torch.cos)), e.product(size, e.random("sin", angle, torch.sin)))
+    return _joined(
+        e.product(size, e.random("cos", angle, torch.cos)), e.product(size, e.random("sin", angle, torch.sin))
+    )
 
 
 @complex_rule("complex")
 def paired(e: Exact) -> torch.Tensor:
     """From its parts."""
-    return _joined(*torch.broadcast_tensors(e.residue("real"), e.residue("imag")))
+    real, imaginary = e.residue("real"), e.residue("imag")
+    return _joined(real + torch.zeros_like(imaginary), imaginary + torch.zeros_like(real))
 
 
 @complex_rule("view_as_complex")
@@ -98,11 +101,11 @@ def to_copy(e: Exact) -> torch.Tensor:
     if dtype is None or dtype.is_complex:
         return _joined(real, torch.zeros_like(real) if isinstance(imaginary, float) else imaginary)
     if dtype.is_floating_point:
-        return real.clone()  # type: ignore[no-any-return]
+        return real.clone()
     raise UnsupportedOperation("aten._to_copy", f"a complex value is read as {dtype}")
 
 
-@complex_rule("_conj", "conj_physical")
+@complex_rule("_conj", "_conj_physical")
 def conjugate(e: Exact) -> torch.Tensor:
     """The imaginary part changes its sign."""
     real, imaginary = _parts(e, "self")
@@ -117,9 +120,9 @@ def mul(e: Exact) -> torch.Tensor:
 
 @complex_rule("div")
 def div(e: Exact) -> torch.Tensor:
-    """By a real number or a constant real tensor: times its inverse."""
+    """By a whole number: times its inverse."""
     by = e.get("other")
-    if isinstance(by, torch.Tensor) or isinstance(by, complex) or e.get("rounding_mode") is not None or by != int(by):
+    if isinstance(by, (torch.Tensor, complex)) or e.get("rounding_mode") is not None or by != int(by):
         raise UnsupportedOperation("aten.div", "complex numbers are only divided by whole numbers")
     return _product(e, _parts(e, "self"), (e.field.inverse(int(by)), 0.0))
 
@@ -129,8 +132,8 @@ def add(e: Exact) -> torch.Tensor:
     """Part by part."""
     a, b = _parts(e, "self"), _parts(e, "other")
     times = e.field.number(e.get("alpha", 1)) * (-1 if e.name == "sub" else 1)
-    parts = [e.reduce(torch.as_tensor(x + y * times), 2.0**39) for x, y in zip(a, b, strict=True)]
-    return _joined(*torch.broadcast_tensors(*parts))
+    real, imaginary = (e.reduce(torch.as_tensor(x + y * times), 2.0**39) for x, y in zip(a, b, strict=True))
+    return _joined(real + torch.zeros_like(imaginary), imaginary + torch.zeros_like(real))
 
 
 @complex_rule("neg")
@@ -146,6 +149,22 @@ def total(e: Exact) -> torch.Tensor:
     dim, keepdim = e.get("dim"), bool(e.get("keepdim"))
     sums = [torch.sum(x) if dim is None else torch.sum(x, dim, keepdim=keepdim) for x in _parts(e, "self")]
     return _joined(*[e.reduce(x) for x in sums])
+
+
+@complex_rule("mean")
+def mean(e: Exact) -> torch.Tensor:
+    """The sum times the inverse of the count, part by part."""
+    dim, keepdim = e.get("dim"), bool(e.get("keepdim"))
+    dims = [dim] if isinstance(dim, int) else list(dim or [])
+    return _joined(*[mean_over(e, x, dims, keepdim) for x in _parts(e, "self")])
+
+
+@complex_rule("constant_pad_nd")
+def padded(e: Exact) -> torch.Tensor:
+    """With a real number around."""
+    real, imaginary = _parts(e, "self")
+    around = e.field.number(e.get("value", 0))
+    return _joined(torch.constant_pad_nd(real, e.get("pad"), around), torch.constant_pad_nd(imaginary, e.get("pad"), 0))
 
 
 @complex_rule("abs")

@@ -21,7 +21,16 @@ from conformance.equivalence.field.complex import COMPLEX_MOVES, COMPLEX_RULES, 
 from conformance.equivalence.field.modulus import Field
 from conformance.equivalence.field.reads import Followed, NumbersNeededError, Reads, ReadsDifferentError, read_by
 from conformance.equivalence.field.table import (
-    ANSWERS, FIELD_RULES, Exact, Marks, bounded, bounds, is_residue, mark, may_hold_residues, storage,
+    ANSWERS,
+    FIELD_RULES,
+    Exact,
+    Marks,
+    bounded,
+    bounds,
+    is_residue,
+    mark,
+    may_hold_residues,
+    storage,
 )  # fmt: skip
 from conformance.errors import UnsupportedOperation
 from conformance.graph.tape import tensors_in

@@ -158,7 +158,9 @@ class Reads:
         alike = [one for one in self._noted if one.what == read.what]
         here = [one for one in alike if one.at == at] or ([] if at else alike)
         if not here:
-            raise UnsupportedOperation(read.what, f"code reads a computed value{_line(at)}, which it does not in float64")
+            raise UnsupportedOperation(
+                read.what, f"code reads a computed value{_line(at)}, which it does not in float64"
+            )
         count = self._counts.get((read.what, at), 0)
         self._counts[read.what, at] = count + 1
         number = _fitting(here[count % len(here)].number, read, at)

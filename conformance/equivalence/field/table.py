@@ -125,7 +125,8 @@ class Marks:
     def any_held(self, tree: Any) -> bool:
         """Whether an argument structure has a marked tensor; all that show adopted memory are marked."""
         leaves = [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
-        return any([self._holds(leaf) for leaf in leaves])
+        held = [self._holds(leaf) for leaf in leaves]  # all are looked at: each one is marked
+        return any(held)
 
     def _holds(self, tensor: torch.Tensor) -> bool:
         if is_residue(tensor):
