@@ -203,3 +203,15 @@ def embedding_bag(e: Exact) -> Any:
         rows.append(total if e.get("mode") == 0 else e.product(total, e.field.inverse(count)))
     empty = indices.new_zeros(0)
     return torch.stack(rows), empty, empty, empty
+
+
+@exact("_euclidean_dist", "_cdist_forward")
+def distance(e: Exact) -> torch.Tensor:
+    """Euclidean distances of all pairs of rows: the root of an exact sum of squares."""
+    if e.get("p", 2) != 2:
+        raise UnsupportedOperation(e.name, f"a distance of order {e.get('p')}")
+    a, b = e.residue("x1"), e.residue("x2")
+    squares = [e.reduce(e.product(rows, rows).sum(-1), rows.shape[-1] * 2.0**18) for rows in (a, b)]
+    crossed = matmul(e, a, b.transpose(-1, -2))
+    total = squares[0].unsqueeze(-1) + squares[1].unsqueeze(-2) - 2 * crossed
+    return e.random("sqrt", e.reduce(total, 2.0**22), torch.sqrt)
