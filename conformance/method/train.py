@@ -80,10 +80,19 @@ def world() -> int:
 
 
 def train(
-    run: Run, task: Task, phase: str, *, epochs: int, keeper: Keeper, progress: Progress, lr: float | None = None
+    run: Run,
+    task: Task,
+    phase: str,
+    *,
+    epochs: int,
+    keeper: Keeper,
+    progress: Progress,
+    lr: float | None = None,
+    hold: Callable[[torch.nn.Module], None] | None = None,
 ) -> None:
     """Train `run.model` for one phase; a phase that a checkpoint has finished, or half of one, is not repeated.
 
+    hold(run.model) is called after each step: it puts back what training must not move.
     Raises TrainingError, with the step, for a loss that is not finite: the last checkpoint stays.
     """
     recipe, method = run.recipe, run.method
@@ -147,6 +156,8 @@ def train(
         extra = {"loss": run.loss} if method.facts.needs_loss and events else {}
         scaler.step(run.optimizer, **extra)
         scaler.update()
+        if hold is not None:
+            hold(run.model)
         if events:
             method.on_event("after_step", run)
         run.optimizer.zero_grad(set_to_none=True)
