@@ -64,7 +64,7 @@ class Labels(torch.Tensor):
         seen = next(leaf._seen for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Labels))
         if func not in _FREE:
             seen.labels.add(str(getattr(func, "__name__", func)))
-        found = super().__torch_function__(func, types, args, kwargs or {})
+        found = super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
         for leaf in pytree.tree_leaves(found):
             if isinstance(leaf, Labels):
                 leaf._seen = seen
@@ -74,7 +74,7 @@ class Labels(torch.Tensor):
 _FREE = {
     torch.Tensor.to, torch.Tensor.__getitem__, torch.Tensor.size, torch.Tensor.dim, torch.Tensor.numel,
     torch.Tensor.__len__, torch.Tensor.is_floating_point, torch.Tensor.detach,
-    *(cast("Any", getattr(torch.Tensor, name)).__get__ for name in ("shape", "ndim", "device", "dtype", "requires_grad")),
+    *(cast("Any", getattr(torch.Tensor, name)).__get__ for name in ("shape", "ndim", "device", "dtype")),
 }  # fmt: skip
 
 
@@ -86,17 +86,10 @@ class Synthetic:
     targets: torch.Tensor
     classes: int
     shape: tuple[int, ...]
+    digest: str
     seen: Seen = field(default_factory=Seen)
     name: str = "synthetic"
     metric: str = "accuracy"
-
-    @property
-    def digest(self) -> str:
-        """Of inputs and targets."""
-        seen = hashlib.sha256()
-        for leaf in [*tensors_in(self.rows), self.targets]:
-            seen.update(leaf.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return seen.hexdigest()[:16]
 
     def count(self, split: Split) -> int:
         """Samples in a split."""
@@ -169,7 +162,14 @@ def synthetic(
         raise UsageError("the model's output has one number a sample: there are no classes to train for")
     targets = torch.randint(classes, (_TOTAL, *scores.shape[1:-1]), generator=generator)
     main = next(leaf for leaf in leaves if leaf.ndim and leaf.shape[0] == _TOTAL)
-    return Synthetic(rows, targets, classes, tuple(main.shape[1:]))
+    return Synthetic(rows, targets, classes, tuple(main.shape[1:]), _digest([*leaves, targets]))
+
+
+def _digest(tensors: list[torch.Tensor]) -> str:
+    seen = hashlib.sha256()
+    for leaf in tensors:
+        seen.update(leaf.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return seen.hexdigest()[:16]
 
 
 def _taken(rows: Inputs, at: torch.Tensor) -> Inputs:
