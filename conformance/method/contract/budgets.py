@@ -27,14 +27,14 @@ def budget(subject: Subject) -> Finding:
     notes: list[str] = []
     looked = 0
     for kind in subject.kinds:
-        wanted = Budget(kind, subject.budget.remove)
+        wanted = subject.budget if kind == subject.budget.kind else subject.modest(kind, subject.budget.remove)
         result = subject.result(wanted)
         if isinstance(result.decision, Masks):
             looked += _masks_meet(wanted, result, result.decision)
             continue
         looked += _truthful(subject, result, notes)
         over = result.removed[kind] - wanted.remove
-        rung = _rung(subject, kind, subject.plan(wanted))
+        rung = _rung(subject, kind)
         if over < -_ROUNDING:
             raise CheckFailed(f"the budget {wanted} is missed: {result.removed[kind]:.4f} leaves")
         if over > rung + _ROUNDING:
@@ -45,7 +45,7 @@ def budget(subject: Subject) -> Finding:
     return Finding(looked, "; ".join(dict.fromkeys(notes)))
 
 
-def _rung(subject: Subject, kind: Kind, found: Plan) -> float:
+def _rung(subject: Subject, kind: Kind) -> float:
     """The largest step a decision can be too far: what one group saves, or for all but global ranks one of each axis.
 
     Groups save less the more of their neighbours have left, so the dense model's figures bound all others.
@@ -57,7 +57,7 @@ def _rung(subject: Subject, kind: Kind, found: Plan) -> float:
             saved[group] = cost.removed(kind, Selection(groups, (group,)))
     axes = np.zeros(int(groups.axis_of.max()) + 1)
     np.maximum.at(axes, groups.axis_of[1:], saved[1:])
-    by_rank = found.run.scores is not None and subject.given.scope == "global"
+    by_rank = subject.plan().run.scores is not None and subject.given.scope == "global"
     return float(axes.max() if by_rank else axes.sum())
 
 

@@ -79,7 +79,9 @@ def masks_hold(subject: Subject) -> Finding:
         raise CheckFailed(
             f"it reports {result.removed['weights']:.6f} of the weights as zero, masked are {zero_share:.6f}"
         )
-    tuned = subject.ran(subject.method(), recipe=replace(subject.recipe, finetune_epochs=1), task=subject.task)
+    # A task of its own: what fine-tuning reads, the host reads.
+    task = subject.task_of(subject.base.model, None)
+    tuned = subject.ran(subject.method(), recipe=replace(subject.recipe, finetune_epochs=1), task=task)
     assert isinstance(tuned.decision, Masks)
     _hold(tuned.decision, tuned.subnet, "after fine-tuning")
     return Finding(_masked(masks))

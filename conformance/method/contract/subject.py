@@ -17,6 +17,7 @@ from conformance.checks import subject as model_subject
 from conformance.errors import UsageError
 from conformance.method.budget import Budget, Cost, Kind
 from conformance.method.contract.registry import CheckFailed, CheckSkipped, CheckUnsupported
+from conformance.method.contract.snapshot import Snapshot
 from conformance.method.contract.synthetic import Synthetic, synthetic
 from conformance.method.host import Options, Plan, Result, plan, run
 from conformance.method.ladder import Limits, ladder
@@ -31,7 +32,7 @@ RECIPE = Recipe(epochs=3, batch=8, lr=0.02, momentum=0.9, weight_decay=1e-4)
 """How training methods train under contract: 18 steps."""
 
 SHARE = 0.3
-"""What the base budget removes, of the first kind that the method takes."""
+"""What the base budget removes, of the first kind that the method takes; less where the model allows little."""
 
 _REACH = (1.0, 0.98, 0.9, 0.75, 0.5, 0.25)
 """Shares of what a ranking by number could remove that are tried for the largest budget a method reaches."""
@@ -41,7 +42,10 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class Subject:
-    """One method on one model. registered is the name it was asked for by, '' for an instance at hand."""
+    """One method on one model. registered is the name it was asked for by, '' for an instance at hand.
+
+    marks are the points (phase, step) at which the base run told how far it was, but for the ends of phases.
+    """
 
     given: Method
     base: model_subject.Subject
@@ -49,12 +53,13 @@ class Subject:
     registered: str = ""
     wanted: Budget | None = None
     recipe: Recipe = RECIPE
-    before: Mapping[str, str] = field(default_factory=dict)
+    before: Snapshot = field(init=False)
+    marks: list[tuple[str, int]] = field(default_factory=list)
     _plans: dict[Any, Plan] = field(default_factory=dict)
     _results: dict[Any, Result] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.before = model_subject.traits(self.base.model)
+        self.before = Snapshot.of(self.base.model, self.base.inputs())
 
     @property
     def facts(self) -> Facts:
@@ -83,7 +88,18 @@ class Subject:
     @cached_property
     def budget(self) -> Budget:
         """The base budget."""
-        return self.wanted or Budget((*self.kinds, *self.facts.budgets)[0], SHARE)
+        return self.wanted or self.modest((*self.kinds, *self.facts.budgets)[0])
+
+    def modest(self, kind: Kind, share: float = SHARE) -> Budget:
+        """A budget that this model allows any method: `share`, or half of all that could leave where that is less."""
+        if self.masks or kind == "latency":
+            return Budget(kind, share)
+        return Budget(kind, min(share, self.most(kind, Limits()) / 2))
+
+    def most(self, kind: Kind, limits: Limits) -> float:
+        """The share that a ranking by number could remove at the most."""
+        steps = ladder(self.groups, torch.arange(self.groups.count + 1), limits=limits)
+        return Cost(self.groups).removed(kind, steps.selection(steps.steps))
 
     @cached_property
     def task(self) -> Synthetic:
@@ -147,7 +163,13 @@ class Subject:
         """The whole run; the same arguments give the same result."""
         key = (budget or self.budget, recipe, again)
         if key not in self._results:
-            self._results[key] = self.ran(self.method(), key[0], recipe=recipe)
+            told = self.marks if key == (self.budget, None, 0) else []
+            self._results[key] = self.ran(
+                self.method(),
+                key[0],
+                recipe=recipe,
+                progress=lambda phase, step, total: told.append((phase, step)) if step < total or not total else None,
+            )
         return self._results[key]
 
     def ran(
@@ -179,9 +201,7 @@ class Subject:
 
         Raises CheckFailed when it reaches none of the budgets tried.
         """
-        groups = self.base.groups
-        steps = ladder(groups, torch.arange(groups.count + 1), limits=limits)
-        most = Cost(groups).removed(self.budget.kind, steps.selection(steps.steps))
+        most = self.most(self.budget.kind, limits)
         if most <= 0:
             raise CheckSkipped(f"nothing of this model may leave under {limits}")
         told = ""

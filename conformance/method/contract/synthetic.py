@@ -30,11 +30,6 @@ class Seen:
     asked: set[str] = field(default_factory=set)
     labels: set[str] = field(default_factory=set)
 
-    def clear(self) -> None:
-        """Forget all of it."""
-        self.asked.clear()
-        self.labels.clear()
-
     @property
     def splits(self) -> set[str]:
         """The splits that were asked for."""

@@ -31,7 +31,7 @@ def resume(subject: Subject) -> Finding:
     if subject.facts.driver is Driver.POST:
         raise CheckSkipped("the host neither trains nor searches: nothing can be interrupted that is kept")
     whole = subject.result()
-    marks = _marks(subject)
+    marks = subject.marks
     stops = list(dict.fromkeys(marks[int(share * len(marks))] for share in _INTERRUPTIONS)) if marks else []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -47,16 +47,6 @@ def resume(subject: Subject) -> Finding:
     if whole.history != result.history:
         raise CheckFailed(f"broken off at {where} and resumed, its history is another one")
     return Finding(len(stopped), details={"broken_off_at": where})
-
-
-def _marks(subject: Subject) -> list[tuple[str, int]]:
-    """Every point of a run at which it tells how far it is, but the end of a phase."""
-    found: list[tuple[str, int]] = []
-    subject.ran(
-        subject.method(),
-        progress=lambda phase, step, total: found.append((phase, step)) if step < total or not total else None,
-    )
-    return found
 
 
 def _until(subject: Subject, folder: Path, stop: tuple[str, int] | None) -> Result | None:
