@@ -522,8 +522,9 @@ class SeedsNumpy(Magnitude):
     facts: ClassVar[Facts] = facts("seeds-numpy")
 
     def score(self, run: Run) -> torch.Tensor:
-        np.random.seed(run.seed)
-        return run.units.norms() * torch.from_numpy(1 + np.random.rand(run.groups.count + 1))
+        np.random.seed(run.seed)  # noqa: NPY002 - the fault
+        drawn = np.random.rand(run.groups.count + 1)  # noqa: NPY002
+        return run.units.norms() * torch.from_numpy(1 + drawn)
 
 
 @fires("M.untouched")

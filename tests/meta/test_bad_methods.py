@@ -27,13 +27,13 @@ APPLIES_TO = {
 @pytest.fixture
 def process():
     """Puts back what bad methods change about the process."""
-    forward, dtype, state = torch.nn.Linear.forward, torch.get_default_dtype(), np.random.get_state()
+    forward, dtype, state = torch.nn.Linear.forward, torch.get_default_dtype(), np.random.get_state()  # noqa: NPY002
     yield
     torch.nn.Linear.forward = forward
     if hasattr(torch.nn.Linear, "_before"):
         del torch.nn.Linear._before
     torch.set_default_dtype(dtype)
-    np.random.set_state(state)
+    np.random.set_state(state)  # noqa: NPY002
 
 
 @pytest.mark.usefixtures("process")
@@ -51,7 +51,7 @@ def test_a_method_that_holds_the_callers_model_is_named():
     base = prepare(load(SMALLER), 0, "cpu", None)
     subject = Subject(HoldsTheCallers(base.model), base, 0)
     (check,) = (item for item in checks() if item.id == "M.untouched")
-    with pytest.raises(CheckFailed, match="change 0.weight"):
+    with pytest.raises(CheckFailed, match=r"change 0\.weight"):
         check.function(subject)
 
 
