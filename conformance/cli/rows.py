@@ -25,6 +25,7 @@ class Key:
     dtype: str
     only: tuple[str, ...] = ("*",)
     exact_below: float | None = None
+    budget: str = ""
 
     @classmethod
     def now(
@@ -35,9 +36,10 @@ class Key:
         dtype: str,
         only: tuple[str, ...] = ("*",),
         exact_below: float | None = None,
+        budget: str = "",
     ) -> Key:
         """The key of a run in this environment."""
-        return cls(tuple(sorted(deciding_versions().items())), level, seed, device, dtype, only, exact_below)
+        return cls(tuple(sorted(deciding_versions().items())), level, seed, device, dtype, only, exact_below, budget)
 
 
 @dataclass(frozen=True)

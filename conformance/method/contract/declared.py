@@ -63,8 +63,8 @@ def _missing_hooks(method: Method, facts: Facts) -> list[str]:
 
 
 def _wrong_name(subject: Subject, facts: Facts) -> list[str]:
-    if subject.registered:
-        return [] if facts.name == subject.registered else [f"it is registered as {subject.registered}"]
+    if subject.named and ":" not in subject.named:
+        return [] if facts.name == subject.named else [f"it is registered as {subject.named}"]
     if facts.name in methods() and method_class(facts.name) is not type(subject.given):
         return [f"another method is registered as {facts.name}"]
     return []

@@ -22,7 +22,7 @@ from conformance.method.contract.registry import Check, checks
 from conformance.method.contract.subject import RECIPE, Subject
 from conformance.method.protocol import Facts, Method
 from conformance.method.recipe import Recipe
-from conformance.method.registry import method as method_by_name
+from conformance.method.registry import method_of
 from conformance.report.schema import CheckResult, MethodFacts, MethodReport, Outcome
 
 Progress = Callable[[str, int, int], None]
@@ -40,10 +40,10 @@ def check_method(
 ) -> MethodReport:
     """The whole contract of one method on one model. A bad method gives a report, not an exception.
 
-    method is a registered name or an instance; backend a SPEC, a record, or (module, example inputs). budget is
-    the base budget (None: 0.3 of the first kind the method takes), recipe how training methods train on the
-    synthetic task. progress(title, done, total) is called before each check. only restricts the checks to
-    ids that match one of these patterns; those the others stand on always run.
+    method is a registered name, package.module:Class, path/file.py:Class, or an instance; backend a SPEC, a
+    record, or (module, example inputs). budget is the base budget (None: 0.3 of the first kind the method takes),
+    recipe how training methods train on the synthetic task. progress(title, done, total) is called before each
+    check. only restricts the checks to ids that match one of these patterns; those the others stand on always run.
 
     Raises UsageError for an unknown method or model, and for patterns that match nothing.
     """
@@ -51,8 +51,8 @@ def check_method(
         if not any(fnmatch(item.id, pattern) for item in checks()):
             raise UsageError(f"no check of the contract matches {pattern!r}")
     todo = [item for item in checks() if item.level == 0 or any(fnmatch(item.id, pattern) for pattern in only)]
-    registered = method if isinstance(method, str) else ""
-    given = method_by_name(method) if isinstance(method, str) else method
+    named = method if isinstance(method, str) else ""
+    given = method_of(method) if isinstance(method, str) else method
     record = _record(backend)
     start = time.perf_counter()
     try:
@@ -68,7 +68,7 @@ def check_method(
         return _report(
             given, record, seed, budget, [], start, Outcome.UNSUPPORTED, "nothing of the model can be pruned exactly"
         )
-    subject = Subject(given, base, seed, registered, budget, recipe or RECIPE)
+    subject = Subject(given, base, seed, named, budget, recipe or RECIPE)
     results: list[CheckResult] = []
     for number, item in enumerate(todo):
         if progress:
@@ -105,7 +105,7 @@ _WITHOUT_A_RUN = ("M.data", "M.untouched")
 
 def _repeat(subject: Subject, item: Check[Subject]) -> str:
     """What a person types to see this outcome again."""
-    backend, name = subject.base.backend, subject.registered
+    backend, name = subject.base.backend, subject.named
     if not name or backend.source == GIVEN:
         where = "(model, args)" if backend.source == GIVEN else repr(backend.name)
         made = repr(name) if name else "method"

@@ -42,7 +42,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class Subject:
-    """One method on one model. registered is the name it was asked for by, '' for an instance at hand.
+    """One method on one model. named is what it was asked for by, '' for an instance at hand.
 
     marks are the points (phase, step) at which the base run told how far it was, but for the ends of phases.
     """
@@ -50,7 +50,7 @@ class Subject:
     given: Method
     base: model_subject.Subject
     seed: int
-    registered: str = ""
+    named: str = ""
     wanted: Budget | None = None
     recipe: Recipe = RECIPE
     before: Snapshot = field(init=False)
