@@ -151,7 +151,10 @@ def check_table(model: ModelReport) -> Table:
 
 
 def summary_table(models: Iterable[ModelReport]) -> Table:
-    """One row a model."""
+    """One row a model, or a method on a model."""
+    models = list(models)
+    if models and all(model.method is not None for model in models):
+        return _method_summary(models)
     return Table(
         ("model", "verdict", "parameters", "removable", "of FLOPs", "groups", "seconds", "reason"),
         tuple(
@@ -169,6 +172,20 @@ def summary_table(models: Iterable[ModelReport]) -> Table:
         ),
         frozenset({2, 3, 4, 6}),
     )
+
+
+def _method_summary(reports: Sequence[ModelReport]) -> Table:
+    rows = [
+        (
+            report.title,
+            VERDICTS[report.outcome],
+            ", ".join(f"{number} {outcome}" for outcome, number in sorted(report.counts().items())),
+            f"{report.seconds:.1f}",
+            report.reason,
+        )
+        for report in reports
+    ]
+    return Table(("method and model", "verdict", "checks", "seconds", "reason"), tuple(rows), frozenset({3}))
 
 
 def unhappy(model: ModelReport) -> list[CheckResult]:

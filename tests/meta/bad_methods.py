@@ -73,6 +73,22 @@ class MasksGroups(WeightMagnitude):
     facts: ClassVar[Facts] = facts("masks-groups")
 
 
+@fires("M.runs")
+class ControlThatPrunes(Magnitude):
+    facts: ClassVar[Facts] = facts("control-that-prunes", removes=False)
+
+    def decide(self, run: Run):
+        return run.groups.select([1])
+
+
+@fires("M.budget")
+class ControlThatTakesAll(Magnitude):
+    facts: ClassVar[Facts] = facts("control-that-takes-all", removes=False)
+
+    def decide(self, run: Run):
+        return run.groups.select([])
+
+
 # -- the decision -----------------------------------------------------------------------------------
 
 
@@ -234,9 +250,7 @@ class Undershoots(Magnitude):
     facts: ClassVar[Facts] = facts("undershoots")
 
     def select(self, run: Run, scores: torch.Tensor):
-        return super().select(
-            replace(run, budget=Budget(run.budget.kind, run.budget.remove / 2)), scores
-        )
+        return super().select(replace(run, budget=Budget(run.budget.kind, run.budget.remove / 2)), scores)
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ from conformance.method.contract.registry import CheckFailed, checks
 from conformance.method.contract.subject import Subject
 from conformance.report.schema import Outcome
 from conformance.spec_loader import load
+from reference_impls.baselines.dense import Dense
 from reference_impls.baselines.magnitude import L1, L2, Random
 
 SPEC, SMALLER = "handmade:conv-bn-relu", "handmade:mlp"
 APPLIES_TO = {
     "M.masks": ("weight-magnitude", "ticket"),
-    "M.base-optimizer": ("shrink", "projected"),
-    "M.resume": ("shrink", "projected", "penalty", "ticket", "group-ticket", "tries"),
+    "M.base-optimizer": ("dense", "shrink", "projected"),
+    "M.resume": ("dense", "shrink", "projected", "penalty", "ticket", "group-ticket", "tries"),
 }
 
 
@@ -55,7 +56,7 @@ def test_a_method_that_holds_the_callers_model_is_named():
         check.function(subject)
 
 
-@pytest.mark.parametrize("made", [Random, L1, L2, *GOOD], ids=lambda made: made.__name__)
+@pytest.mark.parametrize("made", [Dense, Random, L1, L2, *GOOD], ids=lambda made: made.__name__)
 def test_a_good_method_passes(made):
     report = check_method(made(), SPEC)
     assert report.outcome is Outcome.PASS, report.reason

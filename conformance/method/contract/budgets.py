@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 
 from conformance.cost import measured_flops, parameter_count
+from conformance.errors import UsageError
 from conformance.method.budget import Budget, Cost, Kind
 from conformance.method.contract.registry import CheckFailed, CheckSkipped, Finding, check
 from conformance.method.contract.subject import Subject, amount
@@ -29,6 +30,8 @@ def budget(subject: Subject) -> Finding:
     for kind in subject.kinds:
         wanted = subject.budget if kind == subject.budget.kind else subject.modest(kind, subject.budget.remove)
         result = subject.result(wanted)
+        if not subject.facts.removes:
+            _refuses(subject, kind)
         if isinstance(result.decision, Masks):
             looked += _masks_meet(wanted, result, result.decision)
             continue
@@ -43,6 +46,15 @@ def budget(subject: Subject) -> Finding:
             )
         looked += 1
     return Finding(looked, "; ".join(dict.fromkeys(notes)))
+
+
+def _refuses(subject: Subject, kind: Kind) -> None:
+    """A control must not take a budget that it cannot meet."""
+    try:
+        subject.plan(Budget(kind, 0.1))
+    except UsageError:
+        return
+    raise CheckFailed(f"it declares itself a control, and takes a budget of 0.1 of the {kind}")
 
 
 def _rung(subject: Subject, kind: Kind) -> float:
@@ -99,6 +111,7 @@ def _masks_meet(wanted: Budget, result: Result, masks: Masks) -> int:
 @check("M.monotone")
 def monotone(subject: Subject) -> Finding:
     """A larger budget removes at least as much, and all of it and more where the method ranks without training."""
+    subject.must_remove()
     kind, share = subject.budget.kind, subject.budget.remove
     if kind == "latency":
         raise CheckSkipped("measured times are not ordered")

@@ -63,6 +63,7 @@ def _both(one: object, other: object) -> dict[str, Any]:
 @check("M.existing")
 def existing(subject: Subject) -> Finding:
     """A decision names groups, or weights, that the model has, and that can leave exactly."""
+    subject.must_remove()
     found = subject.plan()
     if isinstance(found.decision, Masks):
         return Finding(_existing_weights(subject, found.decision))
@@ -116,6 +117,7 @@ def _emptied(choice: Selection) -> str:
 @check("M.never-empty")
 def never_empty(subject: Subject) -> Finding:
     """No dimension loses every position and min_keep is kept, at the base and at the largest budget reached."""
+    subject.must_remove()
     if subject.masks:
         raise CheckSkipped("the method masks single weights: no group leaves")
     looked = 0
@@ -138,6 +140,7 @@ def never_empty(subject: Subject) -> Finding:
 @check("M.limits")
 def limits_kept(subject: Subject) -> Finding:
     """round_to, protect and ignore are respected, near the largest budget that they allow."""
+    subject.must_remove()
     if subject.masks:
         return _limits_of_masks(subject)
     looked = sum(_rounded(subject, step) for step in (2, 3))

@@ -72,7 +72,7 @@ def _wrong_name(subject: Subject, facts: Facts) -> list[str]:
 
 @check("M.runs", first=True)
 def runs(subject: Subject) -> Finding:
-    """The method comes to a decision at the base budget, and something leaves."""
+    """The method comes to a decision at the base budget, and something leaves; nothing of a control."""
     found = subject.plan()
     if isinstance(found.decision, Masks) != subject.masks:
         raise CheckFailed(f"it declares {subject.facts.granularity} and decides a {type(found.decision).__name__}")
@@ -80,6 +80,10 @@ def runs(subject: Subject) -> Finding:
         gone = sum(int((~mask).sum()) for mask in found.decision.kept.values())
     else:
         gone = len(found.decision)
+    if not subject.facts.removes:
+        if gone:
+            raise CheckFailed(f"it declares itself a control, and {gone} groups or weights leave")
+        return Finding(1, "a control: nothing leaves", details={"budget": str(subject.budget)})
     if not gone:
         raise CheckFailed(f"at a budget of {subject.budget} nothing leaves")
     return Finding(gone, details={"budget": str(subject.budget)})

@@ -92,6 +92,8 @@ class Subject:
 
     def modest(self, kind: Kind, share: float = SHARE) -> Budget:
         """A budget that this model allows any method: `share`, or half of all that could leave where that is less."""
+        if not self.facts.removes:
+            return Budget(kind, 0.0)
         if self.masks or kind == "latency":
             return Budget(kind, share)
         return Budget(kind, min(share, self.most(kind, Limits()) / 2))
@@ -117,6 +119,11 @@ class Subject:
     def needed(self) -> Synthetic | None:
         """The task, for methods that need data."""
         return None if self.facts.data is DataNeed.NONE else self.task
+
+    def must_remove(self) -> None:
+        """Raise CheckSkipped for a control, of which nothing ever leaves."""
+        if not self.facts.removes:
+            raise CheckSkipped("it declares itself a control: nothing leaves")
 
     # -- runs ----------------------------------------------------------------------------------
 

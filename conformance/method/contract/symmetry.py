@@ -30,6 +30,7 @@ _TIE = 1e-9
 @check("M.equivariant")
 def equivariant(subject: Subject) -> Finding:
     """With the channels of every axis in another order, the same channels leave."""
+    subject.must_remove()
     if not subject.facts.equivariant:
         raise CheckSkipped("it declares that its decision depends on the order of channels")
     model, args = _wide(subject)

@@ -50,14 +50,19 @@ class Labels(torch.Tensor):
 
     def plain(self) -> torch.Tensor:
         """The values, for the task itself."""
-        with torch._C.DisableTorchFunctionSubclass():
-            return self.as_subclass(torch.Tensor)
+        return super().as_subclass(torch.Tensor)
+
+    def as_subclass(self, cls: Any) -> Any:
+        """Torch does not dispatch this way out: note it here."""
+        self._seen.labels.add("as_subclass")
+        return super().as_subclass(cls)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Note the function, unless it only moves or cuts."""
         seen = next(leaf._seen for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Labels))
-        if func not in _FREE:
+        index = args[1:] if func is torch.Tensor.__getitem__ else ()
+        if func not in _FREE or any(isinstance(leaf, Labels) for leaf in pytree.tree_leaves(index)):
             seen.labels.add(str(getattr(func, "__name__", func)))
         found = super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
         for leaf in pytree.tree_leaves(found):
