@@ -239,7 +239,7 @@ def test_commands_exist(page):
 @pages
 def test_commands_named_in_the_text_exist(page):
     known = set(COMMAND.commands)
-    named = re.findall(r"`conformance ([a-z]+)[^`.(]*`", page.read_text(encoding="utf-8"))
+    named = re.findall(r"`conformance ([a-z-]+)[^`.(]*`", page.read_text(encoding="utf-8"))
     assert set(named) <= known
 
 
