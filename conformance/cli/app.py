@@ -16,6 +16,7 @@ import typer
 from conformance.cli.check import check
 from conformance.cli.deploy import extract, verify
 from conformance.cli.look import explain, groups, list_
+from conformance.cli.methods import method_check, methods
 from conformance.cli.options import Settings, TracebackOption
 from conformance.cli.prune import prune
 from conformance.cli.zoo import zoo
@@ -64,6 +65,8 @@ app.command()(zoo)
 app.command()(extract)
 app.command()(verify)
 app.command()(prune)
+app.command()(methods)
+app.command(name="method-check")(method_check)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

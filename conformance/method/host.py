@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,15 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """A run at its decision: run.model is as the method left it, with nothing put to zero by the host."""
+
+    run: Run
+    decision: Decision
+    history: tuple[Row, ...] = ()
+
+
+@dataclass(frozen=True)
 class Options:
     """How a run is made; what is not about method, model or data."""
 
@@ -105,7 +115,80 @@ def run(
     a folder of another run; TrainingError for a loss that is not finite; DataNeedError for a method that asks
     for more than it declares; NotExactlyZero for one whose zeros are not.
     """
-    recipe, limits, options = recipe or Recipe(), limits or Limits(), options or Options()
+    with _decided_run(
+        method,
+        model,
+        args,
+        kwargs,
+        budget,
+        task,
+        recipe or Recipe(),
+        limits or Limits(),
+        options or Options(),
+        progress,
+    ) as found:
+        return _finish(found, task, progress)
+
+
+def plan(
+    method: Method,
+    model: torch.nn.Module,
+    args: Any = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    budget: Budget,
+    task: Task | None = None,
+    recipe: Recipe | None = None,
+    limits: Limits | None = None,
+    options: Options | None = None,
+    progress: Progress = lambda what, done, total: None,  # noqa: ARG005
+) -> Plan:
+    """The part of `run` that ends with the decision: nothing is put to zero, no subnet is built or measured.
+
+    Raises as `run` does, but for what comes after the decision.
+    """
+    with _decided_run(
+        method,
+        model,
+        args,
+        kwargs,
+        budget,
+        task,
+        recipe or Recipe(),
+        limits or Limits(),
+        options or Options(),
+        progress,
+    ) as found:
+        found.keeper.clear()
+        return Plan(found.run, found.decision, tuple(found.history.rows))
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """A run at its decision."""
+
+    run: Run
+    decision: Decision
+    keeper: Keeper
+    clock: _Clock
+    metrics: dict[str, dict[str, float]]
+    history: _History
+
+
+@contextlib.contextmanager
+def _decided_run(
+    method: Method,
+    model: torch.nn.Module,
+    args: Any,
+    kwargs: dict[str, Any] | None,
+    budget: Budget,
+    task: Task | None,
+    recipe: Recipe,
+    limits: Limits,
+    options: Options,
+    progress: Progress,
+) -> Iterator[_Decided]:
+    """Everything up to the decision; torch's generators are the run's own until the block ends."""
     if budget.kind not in method.facts.budgets:
         raise UsageError(f"{method.name} takes budgets in {', '.join(method.facts.budgets)}, not {budget.kind}")
     if task is None and method.facts.data is not DataNeed.NONE:
@@ -128,7 +211,7 @@ def run(
         method.prepare(made)
         clock("method", lambda: drive(made, task, keeper, progress))
         decision = clock("decide", lambda: _decided(made, progress))
-        return _finish(made, decision, task, keeper, progress, clock, metrics, history)
+        yield _Decided(made, decision, keeper, clock, metrics, history)
 
 
 def prepare(
@@ -197,18 +280,10 @@ def _decided(run: Run, progress: Progress) -> Decision:
     return best[1]
 
 
-def _finish(
-    run: Run,
-    decision: Decision,
-    task: Task | None,
-    keeper: Keeper,
-    progress: Progress,
-    clock: _Clock,
-    metrics: dict[str, dict[str, float]],
-    history: _History,
-) -> Result:
+def _finish(found: _Decided, task: Task | None, progress: Progress) -> Result:
     """Zero, build the subnet, prove it, measure."""
-    method = run.method
+    run, decision, keeper, clock = found.run, found.decision, found.keeper, found.clock
+    metrics, history, method = found.metrics, found.history, run.method
     if isinstance(decision, Selection):
         if method.facts.zeroes:
             check_zero(run, decision)

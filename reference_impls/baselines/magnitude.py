@@ -23,6 +23,7 @@ class Random(Method):
         data=DataNeed.NONE,
         paper="a control, without a paper",
         equivariant=False,
+        random=True,
     )
 
     def score(self, run: Run) -> torch.Tensor:
