@@ -118,7 +118,9 @@ def make_boards(rows: Iterable[Row]) -> Boards:
         by_board.setdefault((group.setting, group.budget), []).append(group)
     boards = [
         _board(where, budget, members, dense.get(where, {}))
-        for (where, budget), members in sorted(by_board.items(), key=lambda item: (item[0][0], budget_order(item[0][1])))
+        for (where, budget), members in sorted(
+            by_board.items(), key=lambda item: (item[0][0], budget_order(item[0][1]))
+        )
     ]
     return Boards(tuple(_with_fronts_over_budgets(boards)), tuple(kept), replaced)
 
@@ -259,7 +261,9 @@ def _beside_random(entries: Sequence[Entry]) -> list[Entry]:
     if random is None:
         return list(entries)
     return [
-        replace(entry, over_random=paired(entry.values, random.values)) if entry.rated and entry is not random else entry
+        replace(entry, over_random=paired(entry.values, random.values))
+        if entry.rated and entry is not random
+        else entry
         for entry in entries
     ]
 

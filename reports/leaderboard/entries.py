@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,8 +66,8 @@ class Group:
         missing = sum(row.conforming and figure(row) is None for row in self.rows)
         if failed:
             parts.append(f"{failed} failed")
-        for verdict in sorted({row.verdict or "no verdict" for row in unproved}):
-            parts.append(f"{sum((row.verdict or 'no verdict') == verdict for row in unproved)} {verdict}")
+        verdicts = Counter(row.verdict or "no verdict" for row in unproved)
+        parts += [f"{count} {verdict}" for verdict, count in sorted(verdicts.items())]
         if missing:
             parts.append(f"{missing} without a figure")
         return f"{', '.join(parts)} of {len(self.rows)}" if parts else ""

@@ -75,10 +75,8 @@ def _resamples(count: int) -> tuple[np.ndarray, np.ndarray]:
     if count > EXACT_UP_TO:
         drawn = np.random.default_rng(0).multinomial(count, [1 / count] * count, size=DRAWS)
         return drawn.astype(np.float64), np.ones(DRAWS)
-    rows = []
-    for chosen in itertools.combinations_with_replacement(range(count), count):
-        rows.append(np.bincount(chosen, minlength=count))
-    counts = np.stack(rows)
+    draws = itertools.combinations_with_replacement(range(count), count)
+    counts = np.stack([np.bincount(chosen, minlength=count) for chosen in draws])
     ways = [math.factorial(count) // math.prod(math.factorial(int(times)) for times in row) for row in counts]
     return counts.astype(np.float64), np.asarray(ways, dtype=np.float64)
 
