@@ -72,9 +72,9 @@ def _plots(content: Mapping[str, Any]) -> dict[str, Any]:
         import matplotlib  # noqa: F401, ICN001 - only whether it is there
     except ImportError as error:
         raise UsageError("the plots need matplotlib: install the extra `bench`, or give --no-pictures") from error
-    from reports.leaderboard.figures import draw, settings
+    from reports.leaderboard.figures import draw, drawable
 
-    return {f"{name}.png": functools.partial(draw, boards) for name, boards in settings(content).items()}
+    return {f"{name}.png": functools.partial(draw, boards) for name, boards in drawable(content).items()}
 
 
 def _earlier(output: Path) -> set[str]:

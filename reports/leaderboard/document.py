@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -114,7 +115,7 @@ def _interval(found: Interval | None) -> dict[str, float | None] | None:
 
 
 def _places(found: Mapping[str, Place]) -> dict[str, dict[str, int]]:
-    return {level: {"rank": place.rank, "low": place.low, "high": place.high} for level, place in sorted(found.items())}
+    return {level: dataclasses.asdict(place) for level, place in sorted(found.items())}
 
 
 def _overall(one: Overall) -> dict[str, Any]:

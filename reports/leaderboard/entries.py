@@ -156,9 +156,10 @@ def _contestants(rows: Sequence[Row]) -> dict[tuple[str, str, str], Contestant]:
         for who, table in zip(known, tables, strict=True):
             told = ", ".join(f"{name}={_plain(table[name])}" for name in differing if name in table)
             alike = {recipe for _, options, recipe in known if options == who[1]}
-            if len(alike) > 1:
-                digest = hashlib.sha256(who[2].encode()).hexdigest()[:6] if who[2] else "of the suite"
-                told = ", ".join(part for part in (told, f"recipe {digest}") if part)
+            if who[2] and len(alike) > 1:
+                told = ", ".join(
+                    part for part in (told, f"recipe {hashlib.sha256(who[2].encode()).hexdigest()[:6]}") if part
+                )
             made[who] = Contestant(*who, f"{method} ({told})" if told else method)
     return made
 

@@ -25,6 +25,15 @@ def settings(content: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     return {_name(where): boards for where, boards in found.items()}
 
 
+def drawable(content: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Those of `settings` that have a conforming result."""
+    return {
+        name: boards
+        for name, boards in settings(content).items()
+        if any(entry["conforming"] for board in boards for entry in board["entries"])
+    }
+
+
 def _name(where: Sequence[str]) -> str:
     """Readable, without what a file name cannot hold, and different for different settings."""
     words = re.sub(r"[^a-z0-9]+", "-", "-".join((where[0], where[1], where[5], where[2])).lower()).strip("-")

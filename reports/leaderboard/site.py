@@ -12,16 +12,16 @@ from markupsafe import Markup
 
 from reports.leaderboard.document import letters
 from reports.leaderboard.entries import LEVELS, budget_order
-from reports.leaderboard.figures import settings, styles
+from reports.leaderboard.figures import drawable, settings, styles
 from reports.leaderboard.published import published
 from reports.leaderboard.runs import folder_of, run_page
-from reports.leaderboard.text import percent, place, times, with_spread
+from reports.leaderboard.text import percent, percent_spread, place, possible, times, with_spread
 from reports.rows import Row
 
 _NEEDS = (("D3", "any (D0–D3)"), ("D2", "at most labels (D2)"), ("D1", "at most inputs (D1)"), ("D0", "none (D0)"))
 _SORTS = (
-    ("rank up", "rank"), ("method up", "method"), ("mean down", "figure, best first"), ("retained down", "retained"),
-    ("macs up", "MACs, fewest first"), ("params up", "parameters, fewest first"), ("speedup down", "speed-up"),
+    ("possible up", "rank"), ("method up", "method"), ("mean down", "figure, best first"),
+    ("retained down", "retained"), ("macs up", "MACs, fewest first"), ("params up", "parameters, fewest first"), ("speedup down", "speed-up"),
 )  # fmt: skip
 
 
@@ -56,17 +56,14 @@ def _environment(title: str) -> jinja2.Environment:
     environment.filters.update(
         percent=percent,
         spread=with_spread,
-        spread_percent=_spread_percent,
+        spread_percent=percent_spread,
         place=place,
+        possible=possible,
         times=times,
         letters=letters,
         signed=_signed,
     )
     return environment
-
-
-def _spread_percent(mean: float | None, std: float | None) -> str:
-    return percent(mean) if std is None else f"{percent(mean)} ± {percent(std)}"
 
 
 def _signed(found: Mapping[str, float] | None) -> str:
@@ -88,7 +85,7 @@ def _index(content: Mapping[str, Any]) -> dict[str, Any]:
         "choices": choices,
         "needs": _NEEDS,
         "sorts": _SORTS,
-        "pictures": list(settings(content)),
+        "pictures": list(drawable(content)),
         "plot": {"settings": [_points(group, styles(labels)) for group in settings(content).values()]},
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -34,9 +35,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class Place:
-    """rank is shared by methods that cannot be told apart; low and high bound it: how many are surely better, worse."""
+    """rank is shared by methods that cannot be told apart, `shared` of them; low and high are the ranks possible.
+
+    low is 1 + the number of methods that are surely better, high the number of all less those surely worse.
+    """
 
     rank: int
+    shared: int
     low: int
     high: int
 
@@ -115,9 +120,10 @@ def places(means: Sequence[float], above: np.ndarray) -> list[Place]:
         if above[np.ix_(order[:position], order[position:])].all():
             first = position
         ranks[index] = first + 1
+    sizes = Counter(ranks.values())
     return [
-        Place(ranks[index], 1 + int(above[:, index].sum()), count - int(above[index, :].sum()))
-        for index in range(count)
+        Place(rank, sizes[rank], 1 + int(above[:, index].sum()), count - int(above[index, :].sum()))
+        for index, rank in sorted(ranks.items())
     ]
 
 

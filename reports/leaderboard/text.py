@@ -30,11 +30,21 @@ def with_spread(mean: float | None, std: float | None) -> str:
     return number(mean) if std is None else f"{number(mean)} ± {number(std)}"
 
 
+def percent_spread(mean: float | None, std: float | None) -> str:
+    """`93.1% ± 0.2%`; without the spread where there is none."""
+    return percent(mean) if std is None else f"{percent(mean)} ± {percent(std)}"
+
+
 def place(found: Mapping[str, int] | None) -> str:
-    """`2 (2–4)`: the shared rank, and the ranks that cannot be excluded."""
+    """`2`, or `2=` where it is shared."""
+    return "" if found is None else f"{found['rank']}{'=' if found['shared'] > 1 else ''}"
+
+
+def possible(found: Mapping[str, int] | None) -> str:
+    """`2–4`: the ranks that cannot be excluded."""
     if found is None:
         return ""
-    return f"{found['rank']} ({found['low']}–{found['high']})" if found["low"] != found["high"] else str(found["rank"])
+    return f"{found['low']}–{found['high']}" if found["low"] != found["high"] else str(found["low"])
 
 
 def times(found: Mapping[str, float] | None) -> str:
@@ -47,13 +57,13 @@ def markdown(content: Mapping[str, Any], title: str) -> str:
     parts = [f"# {escape(title)}\n"]
     parts.append(
         f"Made from {content['rows']} stored rows. Ranks are shared where the {content['confidence']:.0%} interval of "
-        "the paired difference over seeds (bootstrap) holds 0; in brackets the ranks that cannot be excluded. What is "
-        f"not proved, failed, or has fewer than {content['min_seeds']} seeds is shown and not ranked. Pareto: M, P, L: "
+        "the paired difference over seeds (bootstrap) holds 0 (=); possible: the ranks that cannot be excluded. What "
+        f"is not proved, failed, or has fewer than {content['min_seeds']} seeds is shown and not ranked. Pareto: M, P, L: "
         "nothing is as good with as few MACs, parameters, or as little time.\n"
     )
     for one in content["overall"]:
         parts.append(f"## {escape(_overall_title(one))}\n")
-        parts.append(f"Mean over {len(one['cells'])} cells of figure / dense figure of the same seed.\n")
+        parts.append(f"Mean of figure / dense figure of the same seed; cells: {len(one['cells'])}.\n")
         parts.append(table(_overall_table(one)))
     for board in content["boards"]:
         parts.append(f"## {escape(board['cell'])}\n")
@@ -81,22 +91,24 @@ def _overall_table(one: Mapping[str, Any]) -> Table:
     rows = [
         (
             place(standing["places"].get(LEVELS[-1])),
+            possible(standing["places"].get(LEVELS[-1])),
             standing["label"],
             standing["data_need"],
-            with_spread(standing["mean"], standing["std"]),
+            percent_spread(standing["mean"], standing["std"]),
             f"{standing['cells']} of {len(one['cells'])}",
             standing["state"],
         )
         for standing in one["standings"]
     ]
-    headers = ("rank", "method", "data", "retained", "cells", "state")
-    return Table(headers, tuple(rows), frozenset({3, 4}))
+    headers = ("rank", "possible", "method", "data", "retained", "cells", "state")
+    return Table(headers, tuple(rows), frozenset({4, 5}))
 
 
 def _board_table(board: Mapping[str, Any]) -> Table:
     rows = [
         (
             place(entry["places"].get(LEVELS[-1])),
+            possible(entry["places"].get(LEVELS[-1])),
             entry["label"] + (" (baseline)" if entry["baseline"] else ""),
             entry["data_need"],
             entry["training"],
@@ -111,10 +123,10 @@ def _board_table(board: Mapping[str, Any]) -> Table:
         for entry in board["entries"]
     ]
     headers = (
-        "rank", "method", "data", "training", board["metric"], "retained", "MACs kept", "parameters kept",
+        "rank", "possible", "method", "data", "training", board["metric"], "retained", "MACs kept", "parameters kept",
         f"speed-up at batch {board['batch']}" if board["batch"] is not None else "speed-up", "Pareto", "state",
     )  # fmt: skip
-    return Table(headers, tuple(rows), frozenset({4, 5, 6, 7, 8}))
+    return Table(headers, tuple(rows), frozenset({5, 6, 7, 8, 9}))
 
 
 def as_csv(content: Mapping[str, Any]) -> str:

@@ -31,9 +31,11 @@
 
   function place(row) {
     const found = JSON.parse(row.dataset.places)[field("need").value];
-    const cell = row.querySelector(".col-rank");
-    cell.dataset.sort = found ? found.rank + found.low / 1000 : "";
-    cell.textContent = found ? (found.low === found.high ? `${found.rank}` : `${found.rank} (${found.low}–${found.high})`) : "–";
+    const [rank, possible] = [row.querySelector(".col-rank"), row.querySelector(".col-possible")];
+    rank.dataset.sort = found ? found.rank : "";
+    rank.textContent = found ? `${found.rank}${found.shared > 1 ? "=" : ""}` : "";
+    possible.dataset.sort = found ? found.low + found.high / 1000 : "";
+    possible.textContent = found ? (found.low === found.high ? `${found.low}` : `${found.low}–${found.high}`) : "";
   }
 
   function show() {
