@@ -15,6 +15,7 @@ from reports.leaderboard.text import percent
 from reports.rows import Row
 
 _CHARTS = (("loss", "Training loss"), ("sparsity", "Share of groups at zero"), ("validation", "Validation {metric}"))
+_STAGES = ("before", "masked", "subnet", "finetuned")
 _MADE = ("data_need", "driver", "granularity", "exactness", "training", "paper", "commit", "finished", "key")
 
 
@@ -38,7 +39,7 @@ def run_page(row: Row, folder: Path | None) -> dict[str, Any]:
         "stage_names": names,
         "stages": [
             (stage, [f"{figures[name]:.4f}" if name in figures else "" for name in names])
-            for stage, figures in row.metrics.items()
+            for stage, figures in sorted(row.metrics.items(), key=_stage_order)
         ],
         "costs": _costs(row),
         "charts": charts,
@@ -50,7 +51,7 @@ def run_page(row: Row, folder: Path | None) -> dict[str, Any]:
             for title, table in (
                 ("Options of the method", row.options),
                 ("Recipe", row.recipe),
-                ("Removed, share", row.removed),
+                ("Removed", {name: percent(share) for name, share in row.removed.items()}),
                 ("Seconds", {name: round(seconds, 3) for name, seconds in row.seconds.items()}),
                 ("Versions", row.versions),
                 ("Hardware", row.hardware),
@@ -82,6 +83,11 @@ def _lines(plan: Plan) -> list[dict[str, Any]]:
         for name, dims in plan.slices.items()
         for dim, positions in dims.items()
     ]
+
+
+def _stage_order(item: tuple[str, Any]) -> tuple[int, str]:
+    """The stages as they follow each other; others after them."""
+    return (_STAGES.index(item[0]) if item[0] in _STAGES else len(_STAGES)), item[0]
 
 
 def _costs(row: Row) -> list[tuple[str, str, str, str]]:

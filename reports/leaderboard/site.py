@@ -15,13 +15,14 @@ from reports.leaderboard.entries import LEVELS, budget_order
 from reports.leaderboard.figures import drawable, settings, styles
 from reports.leaderboard.published import published
 from reports.leaderboard.runs import folder_of, run_page
-from reports.leaderboard.text import percent, percent_spread, place, possible, times, with_spread
+from reports.leaderboard.text import number, percent, percent_spread, place, possible, times, with_spread
 from reports.rows import Row
 
 _NEEDS = (("D3", "any (D0–D3)"), ("D2", "at most labels (D2)"), ("D1", "at most inputs (D1)"), ("D0", "none (D0)"))
 _SORTS = (
     ("possible up", "rank"), ("method up", "method"), ("mean down", "figure, best first"),
-    ("retained down", "retained"), ("macs up", "MACs, fewest first"), ("params up", "parameters, fewest first"), ("speedup down", "speed-up"),
+    ("retained down", "retained"),
+    ("macs up", "MACs, fewest first"), ("params up", "parameters, fewest first"), ("speedup down", "speed-up"),
 )  # fmt: skip
 
 
@@ -60,14 +61,10 @@ def _environment(title: str) -> jinja2.Environment:
         place=place,
         possible=possible,
         times=times,
+        number=number,
         letters=letters,
-        signed=_signed,
     )
     return environment
-
-
-def _signed(found: Mapping[str, float] | None) -> str:
-    return "" if not found else f"{found['mean']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})"
 
 
 def _index(content: Mapping[str, Any]) -> dict[str, Any]:

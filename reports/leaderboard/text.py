@@ -58,7 +58,7 @@ def markdown(content: Mapping[str, Any], title: str) -> str:
     parts.append(
         f"Made from {content['rows']} stored rows. Ranks are shared where the {content['confidence']:.0%} interval of "
         "the paired difference over seeds (bootstrap) holds 0 (=); possible: the ranks that cannot be excluded. What "
-        f"is not proved, failed, or has fewer than {content['min_seeds']} seeds is shown and not ranked. Pareto: M, P, L: "
+        f"is not proved, failed, or has fewer than {content['min_seeds']} seeds is shown, not ranked. Pareto M, P, L: "
         "nothing is as good with as few MACs, parameters, or as little time.\n"
     )
     for one in content["overall"]:
@@ -105,7 +105,9 @@ def _overall_table(one: Mapping[str, Any]) -> Table:
 
 
 def _board_table(board: Mapping[str, Any]) -> Table:
-    rows = [
+    dense = board["dense"]
+    rows = [] if dense["mean"] is None else [_dense_row(dense)]
+    rows += [
         (
             place(entry["places"].get(LEVELS[-1])),
             possible(entry["places"].get(LEVELS[-1])),
@@ -127,6 +129,10 @@ def _board_table(board: Mapping[str, Any]) -> Table:
         f"speed-up at batch {board['batch']}" if board["batch"] is not None else "speed-up", "Pareto", "state",
     )  # fmt: skip
     return Table(headers, tuple(rows), frozenset({5, 6, 7, 8, 9}))
+
+
+def _dense_row(dense: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("", "", "dense (baseline)", "", "", with_spread(dense["mean"], dense["std"]), *["100.0%"] * 3, "", "", "")
 
 
 def as_csv(content: Mapping[str, Any]) -> str:
