@@ -52,9 +52,9 @@ def leaderboard(
     make_folder(output)
     content = document(made, make_overall(made.boards))
     places = [*(runs or ()), *(place for path in rows for place in (path.parent, path.parent / "runs"))]
-    top, run_files = pages(content, made.rows, places, title)
-    top |= {_CONTENT: as_json(content), "leaderboard.csv": as_csv(content), "leaderboard.md": markdown(content, title)}
     plots = _plots(content) if pictures else {}
+    top, run_files = pages(content, made.rows, places, title, list(plots))
+    top |= {_CONTENT: as_json(content), "leaderboard.csv": as_csv(content), "leaderboard.md": markdown(content, title)}
     old = _earlier(output)
     write_together(output / "runs", run_files)
     if plots:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from reports.leaderboard.document import letters
 from reports.leaderboard.entries import LEVELS, budget_order
-from reports.leaderboard.figures import drawable, settings, styles
+from reports.leaderboard.figures import settings, styles
 from reports.leaderboard.published import published
 from reports.leaderboard.runs import folder_of, run_page
 from reports.leaderboard.text import number, percent, percent_spread, place, possible, times, with_spread
@@ -27,12 +27,12 @@ _SORTS = (
 
 
 def pages(
-    content: Mapping[str, Any], rows: Sequence[Row], run_places: Sequence[Path], title: str
+    content: Mapping[str, Any], rows: Sequence[Row], run_places: Sequence[Path], title: str, pictures: Sequence[str]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """The pages of the top folder and those of runs/, as file name to text."""
+    """The pages of the top folder and those of runs/, as file name to text; pictures are the files in plots/."""
     environment = _environment(title)
     top = {
-        "index.html": environment.get_template("index.html").render(**_index(content)),
+        "index.html": environment.get_template("index.html").render(**_index(content), pictures=pictures),
         "published.html": environment.get_template("published.html").render(published=published()),
     }
     template = environment.get_template("run.html")
@@ -82,7 +82,6 @@ def _index(content: Mapping[str, Any]) -> dict[str, Any]:
         "choices": choices,
         "needs": _NEEDS,
         "sorts": _SORTS,
-        "pictures": list(drawable(content)),
         "plot": {"settings": [_points(group, styles(labels)) for group in settings(content).values()]},
     }
 
