@@ -155,8 +155,8 @@ def _contestants(rows: Sequence[Row]) -> dict[tuple[str, str, str], Contestant]:
         differing = [name for name in names if len({json.dumps(table.get(name)) for table in tables}) > 1]
         for who, table in zip(known, tables, strict=True):
             told = ", ".join(f"{name}={_plain(table[name])}" for name in differing if name in table)
-            alike = {recipe for _, options, recipe in known if options == who[1]}
-            if who[2] and len(alike) > 1:
+            recipes = {recipe for _, options, recipe in known if options == who[1] and recipe}
+            if who[2] and len(recipes) > 1:
                 told = ", ".join(
                     part for part in (told, f"recipe {hashlib.sha256(who[2].encode()).hexdigest()[:6]}") if part
                 )

@@ -30,7 +30,7 @@ def greet(name: str, times: Annotated[int, typer.Option(min=1, help="How often."
     raise typer.Exit(1 if name == "one" else 0)
 
 
-def odd(thing: object) -> None:
+def odd(thing: int | bytes) -> None:
     """Takes what typer does not know."""
 
 

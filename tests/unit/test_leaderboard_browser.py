@@ -116,7 +116,7 @@ def test_filters_narrow_and_ranks_are_those_of_the_class(open_page):
     page.get_by_label("Data need").select_option("D0")
     assert sorted(names(page)) == ["dense", "l1", "l2", "lamp", "random"]
     assert page.locator("tr[data-label=l1]:visible .col-possible").inner_text() == "1"
-    page.get_by_label("Method").fill("L")
+    page.get_by_label("Method", exact=True).fill("L")
     assert sorted(names(page)) == ["l1", "l2", "lamp"]
     page.get_by_role("button", name="Reset").click()
     assert len(names(page)) == 8
@@ -133,7 +133,7 @@ def test_filters_narrow_and_ranks_are_those_of_the_class(open_page):
 def test_a_choice_that_no_row_fits_is_not_offered(open_page):
     page = open_page()
     page.get_by_label("Division").select_option("open")
-    assert names(page) == ["dense", "taylor (recipe 8f3655)"] or names(page)[0] == "dense"
+    assert names(page) == ["dense", "taylor"]
     assert page.get_by_label("Budget").input_value() == "macs=0.5"
     assert page.locator("select[name=model] option:enabled").count() == 2
 
@@ -158,7 +158,7 @@ def test_the_plot_follows_the_axis_the_filter_and_the_keyboard(open_page):
     page.keyboard.press("Escape")
     assert not tip.is_visible()
     before = points.first.locator(".mark").get_attribute("d")
-    page.get_by_label("latency").check()
+    page.get_by_label("latency", exact=True).check()
     assert points.first.locator(".mark").get_attribute("d") != before
     assert "Latency kept" in page.locator("#plot svg").first.text_content()
     page.get_by_label("Data need").select_option("D0")
