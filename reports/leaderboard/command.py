@@ -19,7 +19,7 @@ _CONTENT, _INDEX = "leaderboard.json", "files.json"
 
 
 def leaderboard(
-    rows: Annotated[list[Path], typer.Argument(metavar="ROWS...", help="Files of rows, JSON lines.", dir_okay=False)],
+    rows: Annotated[list[Path], typer.Argument(metavar="ROWS", help="Files of rows, JSON lines.", dir_okay=False)],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.", file_okay=False)],
     runs: Annotated[
         list[Path] | None,
