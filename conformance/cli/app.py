@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from conformance.cli.check import check
+from conformance.cli.commands import Group
 from conformance.cli.deploy import extract, verify
 from conformance.cli.look import explain, groups, list_
 from conformance.cli.methods import method_check, methods
@@ -28,6 +29,7 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="conformance",
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
