@@ -28,6 +28,7 @@ def sweep(prefix: str) -> list[str]:
         "vit-pytorch": vit_pytorch,
         "smp": smp,
         "diffusers": diffusers,
+        "small": small,
     }
     if prefix not in members:
         raise UsageError(f"no sweep is named {prefix!r}; there are {', '.join(members)}")
@@ -88,6 +89,13 @@ def diffusers() -> list[str]:
     from backends.diffusers_zoo import collection
 
     return _specs("diffusers", collection.names())
+
+
+def small() -> list[str]:
+    """The small trainable models at their own width and at half of it."""
+    from backends.small_zoo import collection
+
+    return _specs("small", collection.names())
 
 
 def handmade() -> list[str]:

@@ -47,6 +47,19 @@ class TimmCollection:
         A weight tag (`resnet18.a1_in1k`) is accepted and ignored. Raises UsageError for an unknown
         name, or, when the record is used, for a model that does not run at the shape asked for.
         """
+        return self._record(name, input_shape, None)
+
+    def adapted(self, name: str, shape: tuple[int, ...], classes: int) -> Backend:
+        """The backend of an architecture with its classifier, input channels and image size made for a task.
+
+        The model is tried once, on the meta device where that will do. Raises UsageError for an unknown name
+        and for a model that does not run at the shape.
+        """
+        backend = self._record(name, shape, classes)
+        plan(backend.name.partition(":")[2], tuple(shape), classes)
+        return backend
+
+    def _record(self, name: str, input_shape: tuple[int, ...] | None, classes: int | None) -> Backend:
         import timm
 
         architecture = name.split(".", maxsplit=1)[0]
@@ -57,10 +70,10 @@ class TimmCollection:
         shape = None if input_shape is None else tuple(input_shape)
 
         def build() -> torch.nn.Module:
-            return create(architecture, plan(architecture, shape).arguments)
+            return create(architecture, plan(architecture, shape, classes).arguments)
 
         def inputs(batch: int, generator: torch.Generator) -> Inputs:
-            return Drawn((Draw(plan(architecture, shape).shape),))(batch, generator)
+            return Drawn((Draw(plan(architecture, shape, classes).shape),))(batch, generator)
 
         module = timm.model_entrypoint(architecture).__module__
         family = module.rsplit(".", 1)[-1]
@@ -84,10 +97,11 @@ def create(name: str, arguments: dict[str, Any]) -> torch.nn.Module:
 
 
 @functools.cache
-def plan(name: str, wanted: tuple[int, ...] | None = None) -> Plan:
+def plan(name: str, wanted: tuple[int, ...] | None = None, classes: int | None = None) -> Plan:
     """The plan for a model: the first candidate at which a batch of two runs in eval mode.
 
-    The generator of the random weights is left as it was. Raises UsageError when no candidate runs.
+    classes: outputs of the classifier, None for the architecture's own. The generator of the random weights
+    is left as it was. Raises UsageError when no candidate runs.
     """
     import timm
 
@@ -96,7 +110,7 @@ def plan(name: str, wanted: tuple[int, ...] | None = None) -> Plan:
     fixed = bool(config is not None and config.fixed_input_size)
     reason = "no candidate size"
     with torch.random.fork_rng(devices=[]):
-        for candidate in _candidates(wanted, default, fixed=fixed):
+        for candidate in _candidates(wanted, default, fixed=fixed, classes=classes):
             failure = _failure(name, candidate)
             if failure is None:
                 return candidate
@@ -105,15 +119,19 @@ def plan(name: str, wanted: tuple[int, ...] | None = None) -> Plan:
     raise UsageError(f"timm:{name} does not run at {shape}: {reason}")
 
 
-def _candidates(wanted: tuple[int, ...] | None, default: tuple[int, ...], *, fixed: bool) -> Iterator[Plan]:
+def _candidates(
+    wanted: tuple[int, ...] | None, default: tuple[int, ...], *, fixed: bool, classes: int | None
+) -> Iterator[Plan]:
     """Plans to try, best first."""
     shapes = [(default[0], size, size) for size in SIZES if size < min(default[1:])]
     for shape in [wanted] if wanted is not None else [*shapes, default]:
-        channels = {} if shape[0] == default[0] else {"in_chans": shape[0]}
+        arguments: dict[str, Any] = {} if shape[0] == default[0] else {"in_chans": shape[0]}
+        if classes is not None:
+            arguments["num_classes"] = classes
         if shape[1:] != default[1:] and fixed:
-            yield Plan(shape, {**channels, "img_size": tuple(shape[1:])})
+            yield Plan(shape, {**arguments, "img_size": tuple(shape[1:])})
         if shape[1:] == default[1:] or not fixed or wanted is not None:
-            yield Plan(shape, channels)
+            yield Plan(shape, arguments)
 
 
 def _failure(name: str, candidate: Plan) -> str | None:

@@ -55,6 +55,16 @@ class TorchvisionCollection:
 
         Raises UsageError for an unknown name, another number of dimensions, or channels other than 3.
         """
+        return self._record(name, input_shape, {})
+
+    def adapted(self, name: str, shape: tuple[int, ...], classes: int) -> Backend:
+        """The backend of a registered model with so many classes, for images of `shape` (3, height, width).
+
+        Raises UsageError as `get` does.
+        """
+        return self._record(name, shape, {"num_classes": classes})
+
+    def _record(self, name: str, input_shape: tuple[int, ...] | None, changes: dict[str, Any]) -> Backend:
         import torchvision
 
         names = self.names()
@@ -67,7 +77,7 @@ class TorchvisionCollection:
         shape = draws[0].shape
         if shape[0] != 3:
             raise UsageError(f"{spec} takes 3 channels, not {shape[0]}")
-        arguments = build_arguments(name, kind, builder, shape)
+        arguments = build_arguments(name, kind, builder, shape) | changes
 
         def build() -> torch.nn.Module:
             model: torch.nn.Module = builder(**arguments)

@@ -61,6 +61,18 @@ class Collection(Protocol):
         ...
 
 
+@runtime_checkable
+class Adaptable(Protocol):
+    """A collection whose models can be built for the inputs and the number of classes of a task."""
+
+    def adapted(self, name: str, shape: tuple[int, ...], classes: int) -> Backend:
+        """The record for `name` with inputs of `shape` (without the batch) and `classes` outputs a sample.
+
+        Raises UsageError for an unknown name, and for a shape or a number of classes the model cannot have.
+        """
+        ...
+
+
 def collections() -> dict[str, Collection]:
     """All registered collections by prefix. One that cannot be imported is reported on use."""
     found: dict[str, Collection] = {}

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("conformance", "backends", "reference_impls", "reports")
-MODEL_LIBRARIES = ("timm", "torchvision", "transformers", "mlflow", "torch_pruning", "torch_kirigami")
+MODEL_LIBRARIES = ("timm", "torchvision", "transformers", "sklearn", "mlflow", "torch_pruning", "torch_kirigami")
 FORBIDDEN = {
     "conformance": {"backends", "reference_impls", "reports", "tests", *MODEL_LIBRARIES},
     "backends": {"reference_impls", "reports", "tests"},
