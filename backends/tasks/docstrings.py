@@ -43,7 +43,7 @@ MODULES = tuple(
     smtplib socket socketserver sqlite3 ssl statistics string stringprep subprocess symtable sysconfig tabnanny
     tarfile tempfile textwrap threading timeit tokenize tomllib trace traceback tracemalloc types typing unittest
     urllib uuid warnings wave weakref webbrowser wsgiref xml xmlrpc zipapp zipfile zipimport zoneinfo
-    """.split()
+    """.split()  # noqa: SIM905 - a list of so many literals would be a line each
 )
 """Modules and packages whose sources every Python from 3.11 on has on every platform."""
 
