@@ -120,30 +120,11 @@ def prune(
 
 
 def _run(made: RunConfig, output: Path, screen: Screen) -> Outcome:
-    import torch
-
-    from conformance.method.host import Options, run
+    from conformance.method.execute import execute
     from conformance.method.outcome import write_outcome
-    from conformance.method.registry import method as method_named
-    from conformance.method.task import load_task
-    from conformance.spec_loader import load
 
-    chosen = method_named(made.method, **made.options)
-    budget = made.parsed_budget
-    task = None if made.task is None else load_task(made.task, None if made.data is None else Path(made.data))
-    backend = load(made.model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(made.seed)
-        model = backend.build()
-    args, kwargs = backend.inputs(2, torch.Generator().manual_seed(made.seed))
-    if made.weights is not None:
-        _load_weights(model, Path(made.weights))
     with screen.board(1) as board, board.model(made.model) as tracker:
-        result = run(
-            chosen, model, args, kwargs, budget=budget, task=task, recipe=made.recipe, limits=made.limits,
-            options=Options(seed=made.seed, device=made.device, folder=output, carry=made.carry),
-            progress=_spoken(screen, tracker) if screen.plain else tracker,
-        )  # fmt: skip
+        result = execute(made, output, progress=_spoken(screen, tracker) if screen.plain else tracker)
     return write_outcome(output, made, result)
 
 
@@ -158,17 +139,6 @@ def _spoken(screen: Screen, tracker: Tracker) -> Tracker:
             screen.line(f"{what}: step {done} of {total}")
 
     return tell
-
-
-def _load_weights(model: Any, path: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        model.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UsageError(f"{path} does not hold this model's weights: {first}") from error
 
 
 def _show(screen: Screen, made: RunConfig, done: Outcome, output: Path) -> None:

@@ -1,0 +1,1 @@
+"""Runs suites of models, methods, budgets and seeds; every job ends as a row."""
