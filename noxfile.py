@@ -21,7 +21,7 @@ nox.options.sessions = ["lint", "typing", "tests"]
 
 ROOT = Path(__file__).resolve().parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
-GROUPS = ("test", "zoo", "third-party", "bench", "deploy", "lint", "typing")
+GROUPS = ("test", "zoo", "third-party", "minilm", "bench", "deploy", "lint", "typing")
 
 
 def environment(session: nox.Session) -> Path:

@@ -33,6 +33,7 @@ def sweep(prefix: str) -> list[str]:
         "smp": smp,
         "diffusers": diffusers,
         "small": small,
+        "minilm": minilm,
     }
     if prefix not in members:
         raise UsageError(f"no sweep is named {prefix!r}; there are {', '.join(members)}")
@@ -100,6 +101,13 @@ def small() -> list[str]:
     from backends.small_zoo import collection
 
     return _specs("small", collection.names())
+
+
+def minilm() -> list[str]:
+    """The pretrained sentence encoder. Raises ImportError where its package is not installed."""
+    from backends.minilm_zoo import collection
+
+    return _specs("minilm", collection.names())
 
 
 def handmade() -> list[str]:

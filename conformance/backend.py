@@ -27,7 +27,8 @@ class Backend:
     """One model under test.
 
     name is the SPEC a user types (`timm:resnet18`). build returns a fresh module in float32 on
-    the CPU with random weights; it must not read a seed of its own (the caller seeds torch).
+    the CPU with random weights (the caller seeds torch, it must not read a seed of its own) or with pretrained
+    ones that an installed package holds.
     inputs(batch, generator) draws one set of example inputs of that batch size, on the CPU.
     size is `tiny` (seconds to check) or `full`. tags are free words such as `cnn`, `attention`.
     input_shape (without the batch) is set when the user asked for another one than the record's.

@@ -22,7 +22,7 @@ ENTRIES = [
 ]
 
 
-@pytest.mark.parametrize("name", ["zoo", "bench", "deploy", "third-party"])
+@pytest.mark.parametrize("name", ["zoo", "bench", "deploy", "third-party", "minilm"])
 def test_an_extra_and_its_group_are_the_same(name):
     assert PROJECT["project"]["optional-dependencies"][name] == PROJECT["dependency-groups"][name]
 
