@@ -117,11 +117,19 @@ def compliance(session: nox.Session) -> None:
     python(session, "conformance", "check", *(session.posargs or default_models(session)))
 
 
-def default_models(session: nox.Session) -> list[str]:
-    """The SPECs in backends.sets.DEFAULTS."""
-    code = "from backends.sets import DEFAULTS; print(*DEFAULTS, sep='\\n')"
+def default_models(session: nox.Session, name: str = "DEFAULTS") -> list[str]:
+    """The SPECs in backends.sets.NAME."""
+    code = f"from backends.sets import {name}; print(*{name}, sep='\\n')"
     found = session.run(str(environment(session)), "-c", code, external=True, silent=True, log=False)
     return str(found).split()
+
+
+@nox.session(venv_backend="none")
+def methods(session: nox.Session) -> None:
+    """The contract of every registered method on four small models; arguments go to `conformance method-check`."""
+    models = [part for spec in default_models(session, "METHODS") for part in ("--backend", spec)]
+    output = ("--output", str(ROOT / ".nox" / "methods"), "--timeout", "900", "-j", "2")
+    python(session, "conformance", "method-check", *models, *output, *session.posargs)
 
 
 @nox.session(venv_backend="none")

@@ -18,6 +18,10 @@ DEFAULTS = [
 """Five small models, one a family: a plain CNN, a ResNet, a DenseNet, a BERT, a ViT."""
 
 
+METHODS = ["handmade:conv-bn-relu", "timm:test_resnet", "handmade:dense-block", "transformers:bert"]
+"""Four small models for the method contract: a plain CNN with batch norm, a ResNet, a DenseNet, a BERT."""
+
+
 def sweep(prefix: str) -> list[str]:
     """The full specs a sweep over one collection checks, sorted. Raises UsageError for another prefix."""
     members: dict[str, Callable[[], list[str]]] = {

@@ -16,6 +16,7 @@ from conformance.equivalence.compare import equivalent
 from conformance.equivalence.verdict import Status, Verdict
 from conformance.graph.tape import Graph
 from conformance.graph.trace import trace
+from conformance.method.contract.runner import check_method
 from conformance.partition.build import partition
 from conformance.partition.groups import Groups
 from conformance.partition.selection import Selection
@@ -33,6 +34,7 @@ __all__ = [
     "Verdict",
     "as_pretrained",
     "assert_equivalent",
+    "check_method",
     "check_model",
     "equivalent",
     "extract",

@@ -27,7 +27,7 @@ import psutil
 
 from conformance.diagnosis.finding import CUT_OFF
 from conformance.errors import ConformanceError, UsageError
-from conformance.report.schema import CheckResult, ModelReport, Outcome
+from conformance.report.schema import CheckResult, MethodFacts, ModelReport, Outcome
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done and how many there are."""
@@ -52,6 +52,7 @@ class Request:
 
     only holds patterns of the checks of levels 2 and 3 to run, remove names groups that these look at.
     Of a model of more than `exact_below` million parameters the structure alone is checked; None: whatever its size.
+    With `method` the contract of that method on the model is checked, at the base budget `budget` (KIND=SHARE).
     """
 
     spec: str
@@ -64,6 +65,8 @@ class Request:
     only: tuple[str, ...] = ("*",)
     remove: tuple[str, ...] = ()
     exact_below: float | None = None
+    method: str = ""
+    budget: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +91,14 @@ def check_here(
     if request.threads:
         torch.set_num_threads(request.threads)
     backend = load(request.spec, request.input_shape)  # first: what is wrong with the SPEC comes at once
+    if request.method:
+        from conformance.method.budget import Budget
+        from conformance.method.contract.runner import check_method
+
+        budget = Budget.parse(request.budget) if request.budget else None
+        return check_method(
+            request.method, backend, seed=request.seed, budget=budget, progress=progress, only=request.only
+        )
     from conformance.checks.runner import check
 
     if request.exact_below is not None:
@@ -158,6 +169,7 @@ def failed(request: Request, reason: str, seconds: float = 0.0) -> ModelReport:
         level=request.level,
         seed=request.seed,
         seconds=seconds,
+        method=MethodFacts(name=request.method, budget=request.budget) if request.method else None,
     )
 
 

@@ -83,6 +83,18 @@ def locate(spec: str) -> tuple[str, str, str]:
     return "module", left, right
 
 
+def attribute(spec: str) -> Any:
+    """What `package.module:name` or `path/file.py:name` names; runs the code there.
+
+    Raises UsageError for another form, code that raises, and a name that is not there.
+    """
+    kind, left, right = locate(spec)
+    if kind == "collection":
+        raise UsageError(f"{spec!r} is a model; give package.module:name or path/file.py:name")
+    with _fixed_randomness():
+        return _attribute(_module_from_file(left) if kind == "file" else _module_by_name(left), left, right)
+
+
 def collection(prefix: str) -> Collection:
     """The registered collection `prefix`; UsageError when there is none or it cannot be used."""
     registered = _registered()
@@ -186,14 +198,19 @@ def _hidden_package(error: BaseException) -> str:
     return f" (the package {wanted!r} loaded in this process is pruning-conformance's: rename yours)"
 
 
-def _callable(module: ModuleType, where: str, name: str) -> Callable[[], Any]:
-    """The function `name` (dots reach into classes) of the module; it must take no arguments."""
+def _attribute(module: ModuleType, where: str, name: str) -> Any:
     target: Any = module
     for part in name.split("."):
         if not hasattr(target, part):
             known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
             raise UsageError(f"{where} has no callable {name!r}{_did_you_mean(name, known)}")
         target = getattr(target, part)
+    return target
+
+
+def _callable(module: ModuleType, where: str, name: str) -> Callable[[], Any]:
+    """The function `name` (dots reach into classes) of the module; it must take no arguments."""
+    target = _attribute(module, where, name)
     if isinstance(target, torch.nn.Module):
         raise UsageError(f"{where}:{name} is a module; give a function that builds and returns it")
     if not callable(target):

@@ -35,7 +35,10 @@ def read_curve(folder: Path, label: str = "", metric: str = "accuracy") -> Curve
         raise UsageError(f"{folder} has no history.jsonl: it is no folder of `conformance prune`")
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     for text in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(text)
+        try:
+            row = json.loads(text)
+        except ValueError:  # cut off by a kill
+            continue
         rows.setdefault((row.get("phase", ""), row["step"]), {}).update(row)
     lines: dict[str, list[tuple[int, float]]] = {name: [] for name, _ in _PANELS}
     lengths: dict[str, int] = {}

@@ -37,7 +37,7 @@ class Tracking:
             found = self.client.get_experiment_by_name(suite)
             location = None if artifacts is None else artifacts.resolve().as_uri()
             self.experiment = found.experiment_id if found else self.client.create_experiment(suite, location)
-        except MlflowException as error:
+        except (MlflowException, OSError) as error:
             raise UsageError(f"the tracking server {uri} cannot be used: {str(error).splitlines()[0]}") from error
         self._parent: str | None = None
         self._monitor: Any = None

@@ -31,7 +31,7 @@ class Failure:
     comparison: Comparison | None = None
 
 
-def failure_of(item: Check, subject: Subject) -> Failure | None:
+def failure_of(item: Check[Subject], subject: Subject) -> Failure | None:
     """Run a check; None unless it fails or raises."""
     try:
         item.function(subject)
@@ -44,7 +44,7 @@ def failure_of(item: Check, subject: Subject) -> Failure | None:
     return None
 
 
-def diagnose(subject: Subject, item: Check, seconds: float, tell: Tell) -> Diagnosis:
+def diagnose(subject: Subject, item: Check[Subject], seconds: float, tell: Tell) -> Diagnosis:
     """Where a failing check fails, and the fewest of its groups on which it still does so in the same way.
 
     The first diverging module is that of the smallest selection: one command shows both. What cannot be
@@ -58,7 +58,7 @@ def diagnose(subject: Subject, item: Check, seconds: float, tell: Tell) -> Diagn
             return replace(found, problem=f"the diagnosis failed: {sentence(error)}")
 
 
-def _diagnose(subject: Subject, item: Check, seconds: float, tell: Tell) -> Diagnosis:
+def _diagnose(subject: Subject, item: Check[Subject], seconds: float, tell: Tell) -> Diagnosis:
     tell(Diagnosis(subject.seed), "where it fails")
     found, kind, choice = _first_look(subject, item)
     if not choice.removed:
@@ -89,7 +89,7 @@ def _diagnose(subject: Subject, item: Check, seconds: float, tell: Tell) -> Diag
     return replace(found if again is None else _located(subject.seed, again), smallest=least)
 
 
-def _first_look(subject: Subject, item: Check) -> tuple[Diagnosis, str, Selection]:
+def _first_look(subject: Subject, item: Check[Subject]) -> tuple[Diagnosis, str, Selection]:
     """Where it fails, the kind of the failure, and the selection the check took (none when it is over at that)."""
     twin = subject.with_given(subject.given)
     nothing = subject.groups.select([])

@@ -35,19 +35,27 @@ def check_model(
     options of these names do. Raises UsageError when there is no tensor input, and for what these two
     name and the model does not have.
     """
+    backend = as_backend(model, args, kwargs, name)
+    device = str(next((p.device for p in model.parameters()), torch.device("cpu")))
+    return check(backend, level=level, seed=seed, device=device, progress=progress, only=only, remove=remove)
+
+
+def as_backend(model: torch.nn.Module, args: Any = (), kwargs: dict[str, Any] | None = None, name: str = "") -> Backend:
+    """The record of a module at hand, whose example inputs are drawn anew at other batch sizes.
+
+    Raises UsageError when there is no tensor input with a batch dimension.
+    """
     given: Inputs = (as_arguments(args), kwargs or {})
     tensors = [leaf for leaf in pytree.tree_leaves(given) if isinstance(leaf, torch.Tensor)]
     if not tensors or not tensors[0].ndim:
-        raise UsageError("check_model needs example inputs with at least one tensor that has a batch dimension")
+        raise UsageError("a module at hand needs example inputs with at least one tensor that has a batch dimension")
     size = tensors[0].shape[0]
-    device = str(next((p.device for p in model.parameters()), torch.device("cpu")))
 
     def inputs(batch: int, generator: torch.Generator) -> Inputs:
         drawn: Inputs = pytree.tree_map_only(torch.Tensor, lambda leaf: redrawn(leaf, size, batch, generator), given)
         return drawn
 
-    backend = Backend(name or type(model).__name__, lambda: copy.deepcopy(model), inputs, source=GIVEN)
-    return check(backend, level=level, seed=seed, device=device, progress=progress, only=only, remove=remove)
+    return Backend(name or type(model).__name__, lambda: copy.deepcopy(model), inputs, source=GIVEN)
 
 
 def redrawn(tensor: torch.Tensor, size: int, batch: int, generator: torch.Generator) -> torch.Tensor:

@@ -91,7 +91,7 @@ def counts(subject: Subject) -> Finding:
         "subnet parameters": (predicted_parameters(groups, choice), parameter_count(subnet)),
     }
     note = ""
-    if any(groups.graph.shaped_by_values(node) for node in groups.graph.nodes):
+    if groups.graph.first_by_values < len(groups.graph.nodes):
         note = "the subnet's FLOPs were not compared: how much it computes depends on values, and its own are others"
     else:
         found["subnet FLOPs"] = (predicted_flops(groups, choice), measured_flops(subnet, groups.graph))

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:
     from conformance.checks.subject import Subject
     from conformance.diagnosis.locate import Comparison
 
 SPEC = "docs/spec.md"
+
+S = TypeVar("S")
+"""What a check is given: a model's `Subject`, or that of a method."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,19 @@ class CheckUnsupported(Exception):  # noqa: N818 - an outcome, not an error of o
         self.details = details
 
 
+class CheckSkipped(Exception):  # noqa: N818 - an outcome, not an error of ours
+    """The rule does not apply to this subject, for the reason given; never counted as a pass."""
+
+
 @dataclass(frozen=True)
-class Check:
+class Check(Generic[S]):
     """A registered check."""
 
     id: str
     title: str
     level: int
     severity: Literal["MUST", "SHOULD"]
-    function: Callable[[Subject], Finding]
+    function: Callable[[S], Finding]
 
     @property
     def spec(self) -> str:
@@ -64,27 +71,42 @@ class Check:
         return f"{SPEC}#{self.id.lower().replace('.', '')}"
 
 
-_checks: dict[str, Check] = {}
+class Registry(Generic[S]):
+    """Checks of one kind of subject by id."""
+
+    def __init__(self) -> None:
+        self._checks: dict[str, Check[S]] = {}
+
+    def add(self, identifier: str, level: int, severity: Literal["MUST", "SHOULD"]) -> Callable[..., Any]:
+        """A decorator that registers a check. Raises ValueError for an id that is taken."""
+
+        def register(function: Callable[[S], Finding]) -> Callable[[S], Finding]:
+            if identifier in self._checks:
+                raise ValueError(f"two checks are called {identifier}")
+            title = (function.__doc__ or "").strip().splitlines()[0].rstrip(".")
+            self._checks[identifier] = Check(identifier, title, level, severity, function)
+            return function
+
+        return register
+
+    def all(self) -> tuple[Check[S], ...]:
+        """By level, in the order they were written."""
+        return tuple(sorted(self._checks.values(), key=lambda item: item.level))
+
+
+_registry: Registry[Subject] = Registry()
 
 
 def check(identifier: str, severity: Literal["MUST", "SHOULD"] = "MUST") -> Callable[..., Callable[..., Finding]]:
     """Register a check under an id such as `L2.identity`; the digit is its level."""
-
-    def register(function: Callable[[Subject], Finding]) -> Callable[[Subject], Finding]:
-        if identifier in _checks:
-            raise ValueError(f"two checks are called {identifier}")
-        title = (function.__doc__ or "").strip().splitlines()[0].rstrip(".")
-        _checks[identifier] = Check(identifier, title, int(identifier[1]), severity, function)
-        return function
-
-    return register
+    return _registry.add(identifier, int(identifier[1]), severity)
 
 
-def checks() -> tuple[Check, ...]:
+def checks() -> tuple[Check[Subject], ...]:
     """All checks by level, in the order they were written."""
     from conformance.checks import level0, level1, level2, level3  # noqa: F401 - they register
 
-    return tuple(sorted(_checks.values(), key=lambda item: item.level))
+    return _registry.all()
 
 
 def __getattr__(name: str) -> Any:

@@ -12,12 +12,13 @@ from typing import Any
 from conformance.backend import Backend
 from conformance.checks.activity import describe_silent, silent_groups
 from conformance.checks.diagnose import SECONDS, diagnose
-from conformance.checks.registry import Check, CheckFailed, CheckUnsupported, checks
+from conformance.checks.registry import Check, checks
+from conformance.checks.settle import settle, skipped, worst
 from conformance.checks.subject import Subject, prepare
 from conformance.checks.table import group_rows, held_rows
 from conformance.cost import parameter_count, predicted_flops, predicted_parameters
 from conformance.diagnosis.finding import CUT_OFF, Diagnosis
-from conformance.errors import ConformanceError, SelectionError, UsageError, sentence
+from conformance.errors import SelectionError, UsageError, sentence
 from conformance.graph.trace import trace
 from conformance.partition.build import partition
 from conformance.partition.groups import Groups
@@ -86,7 +87,7 @@ def check(
 
     def report() -> ModelReport:
         seconds = time.perf_counter() - start
-        outcome, reason = _outcome(results)
+        outcome, reason = worst(results)
         return ModelReport(
             spec=backend.name, outcome=outcome, reason=reason, level=level, seed=seed, seconds=seconds, checks=results,
             **facts,
@@ -109,7 +110,9 @@ def _named(remove: tuple[str, ...], groups: Groups) -> Selection:
         raise UsageError(str(error)) from error
 
 
-def _diagnose(subject: Subject, todo: list[Check], results: list[CheckResult], tell: Callable[[str], None]) -> None:
+def _diagnose(
+    subject: Subject, todo: list[Check[Subject]], results: list[CheckResult], tell: Callable[[str], None]
+) -> None:
     """Put diagnoses into the failing results of level 2, first as not made; their outcomes stay as they are."""
     failing = [
         number
@@ -145,7 +148,7 @@ def _with(result: CheckResult, found: Diagnosis, subject: Subject) -> CheckResul
     return result.model_copy(update={"diagnosis": found, "details": {**result.details, "repeat": repeat}})
 
 
-def _repeat(subject: Subject, item: Check | CheckResult, words: tuple[str, ...] = ()) -> str:
+def _repeat(subject: Subject, item: Check[Subject] | CheckResult, words: tuple[str, ...] = ()) -> str:
     """What a person types to see this check's outcome again."""
     if item.level < 2:
         return subject.command
@@ -175,7 +178,7 @@ _NEEDED_AT_ONCE = ("L0.forward", "L1.groups", "L2.identity")
 """Checks without which the rest of their own level has nothing to look at."""
 
 
-def _blocker(results: list[CheckResult], item: Check) -> str:
+def _blocker(results: list[CheckResult], item: Check[Subject]) -> str:
     """A failed MUST of a lower level makes the higher ones meaningless."""
     for result in results:
         if result.level < item.level and result.severity == "MUST" and result.outcome is not Outcome.PASS:
@@ -185,47 +188,15 @@ def _blocker(results: list[CheckResult], item: Check) -> str:
     return ""
 
 
-def _skipped(item: Check, blocker: str) -> CheckResult:
-    return CheckResult(
-        id=item.id, title=item.title, level=item.level, severity=item.severity, spec=item.spec,
-        outcome=Outcome.SKIPPED, message=f"not run because {blocker} did not pass",
-    )  # fmt: skip
+def _skipped(item: Check[Subject], blocker: str) -> CheckResult:
+    return skipped(item, f"not run because {blocker} did not pass")
 
 
-def run_check(item: Check, subject: Subject) -> CheckResult:
+def run_check(item: Check[Subject], subject: Subject) -> CheckResult:
     """One check's result; whatever it raises becomes an outcome."""
-    start = time.perf_counter()
-    outcome, message, exercised, details = Outcome.PASS, "", 0, {}
-    try:
-        finding = item.function(subject)
-        message, exercised, details = finding.message, finding.exercised, finding.details
-        if exercised == 0:
-            outcome, message = Outcome.FAIL, "the check exercised nothing"
-    except CheckFailed as failure:
-        outcome, message, details = Outcome.FAIL, str(failure), {**failure.details, "repeat": _repeat(subject, item)}
-    except CheckUnsupported as failure:
-        outcome, message, details = Outcome.UNSUPPORTED, str(failure), failure.details
-    except ConformanceError as error:
-        outcome, message, details = Outcome.FAIL, str(error), {"repeat": _repeat(subject, item)}
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - every exception becomes an outcome
-        # L0 runs the user's forward: what it raises is the model's. Later, it is ours.
-        outcome = Outcome.FAIL if item.level == 0 else Outcome.ERROR
-        prefix = "the forward pass raised " if item.level == 0 else ""
-        message, details = f"{prefix}{sentence(error)}", {"repeat": _repeat(subject, item)}
-    return CheckResult(
-        id=item.id, title=item.title, level=item.level, severity=item.severity, spec=item.spec, outcome=outcome,
-        message=message, exercised=exercised, seconds=time.perf_counter() - start, details=details,
-    )  # fmt: skip
-
-
-def _outcome(results: list[CheckResult]) -> tuple[Outcome, str]:
-    """The worst of the MUSTs, and its reason."""
-    must = [result for result in results if result.severity == "MUST"]
-    for worst in (Outcome.ERROR, Outcome.FAIL, Outcome.UNSUPPORTED):
-        for result in must:
-            if result.outcome is worst:
-                return worst, f"{result.id}: {result.message}"
-    return (Outcome.PASS, "") if must else (Outcome.ERROR, "no check ran")
+    # L0 runs the user's forward: what it raises is the model's. Later, it is ours.
+    theirs = "the forward pass raised " if item.level == 0 else None
+    return settle(item, subject, lambda: _repeat(subject, item), theirs)
 
 
 def _facts_of(subject: Subject, results: list[CheckResult]) -> dict[str, Any]:
@@ -235,7 +206,7 @@ def _facts_of(subject: Subject, results: list[CheckResult]) -> dict[str, Any]:
     known = {Outcome.PASS, Outcome.UNSUPPORTED}
     if any(result.id == "L1.groups" and result.outcome in known for result in results):
         facts |= group_facts(subject.groups)
-        if _outcome(results)[0] is Outcome.PASS:
+        if worst(results)[0] is Outcome.PASS:
             facts["unverified"] = _unverified(subject.groups)
     return facts
 

@@ -40,16 +40,16 @@ class Pair:
     verdict: Verdict
 
 
-def _traits(model: torch.nn.Module) -> dict[str, str]:
+def traits(model: torch.nn.Module) -> dict[str, str]:
     """What must stay as it is: a digest of every parameter and buffer, and every module's training mode."""
     state = [*model.named_parameters(), *model.named_buffers()]
-    digests = {name: _digest(tensor) for name, tensor in state}
+    digests = {name: digest(tensor) for name, tensor in state}
     return digests | {
         f"the training mode of {name or 'the whole'}": str(m.training) for name, m in model.named_modules()
     }
 
 
-def _digest(tensor: torch.Tensor) -> str:
+def digest(tensor: torch.Tensor) -> str:
     """Changes with any bit; a copy of the tensor would cost memory."""
     held = tensor.detach().cpu().contiguous()
     seen = hashlib.sha256(held.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
@@ -135,7 +135,7 @@ class Subject:
     def pair(self, choice: Selection) -> Pair:
         """The zeroed model and the best subnet of a selection; each selection is built once."""
         if not self._before:
-            self._before = _traits(self.model)
+            self._before = traits(self.model)
         key = choice.groups.fingerprint, choice.removed
         if key not in self._pairs:
             self._pairs.clear()  # one pair at a time: it holds two copies of the model
@@ -159,7 +159,7 @@ class Subject:
 
     def touched(self) -> str:
         """What of the original is not as it was before the first pair was made; '' where all is."""
-        now = _traits(self.model)
+        now = traits(self.model)
         return next((name for name in {**self._before, **now} if self._before.get(name) != now.get(name)), "")
 
     def at(self, pair: Pair, batch: int, draw: int) -> torch.nn.Module:

@@ -14,8 +14,10 @@ from typing import Annotated
 import typer
 
 from conformance.cli.check import check
+from conformance.cli.commands import Group
 from conformance.cli.deploy import extract, verify
 from conformance.cli.look import explain, groups, list_
+from conformance.cli.methods import method_check, methods
 from conformance.cli.options import Settings, TracebackOption
 from conformance.cli.prune import prune
 from conformance.cli.zoo import zoo
@@ -27,6 +29,7 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="conformance",
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -64,6 +67,8 @@ app.command()(zoo)
 app.command()(extract)
 app.command()(verify)
 app.command()(prune)
+app.command()(methods)
+app.command(name="method-check")(method_check)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

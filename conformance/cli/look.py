@@ -95,9 +95,12 @@ def list_(
 
 def _checks(pattern: str | None) -> Table:
     from conformance.checks.registry import CHECKS
+    from conformance.method.contract.registry import checks as of_methods
 
-    chosen = set(_matching([check.id for check in CHECKS], pattern))
-    rows = [(c.id, str(c.level), c.severity, c.title, c.spec) for c in CHECKS if c.id in chosen]
+    rows = [(c.id, str(c.level), c.severity, c.title, c.spec) for c in CHECKS]
+    rows += [(c.id, "method", c.severity, c.title, c.spec) for c in of_methods()]
+    chosen = set(_matching([row[0] for row in rows], pattern))
+    rows = [row for row in rows if row[0] in chosen]
     return Table(("check", "level", "severity", "what it checks", "specification"), tuple(rows))
 
 

@@ -25,6 +25,7 @@ class Key:
     dtype: str
     only: tuple[str, ...] = ("*",)
     exact_below: float | None = None
+    budget: str = ""
 
     @classmethod
     def now(
@@ -35,9 +36,10 @@ class Key:
         dtype: str,
         only: tuple[str, ...] = ("*",),
         exact_below: float | None = None,
+        budget: str = "",
     ) -> Key:
         """The key of a run in this environment."""
-        return cls(tuple(sorted(deciding_versions().items())), level, seed, device, dtype, only, exact_below)
+        return cls(tuple(sorted(deciding_versions().items())), level, seed, device, dtype, only, exact_below, budget)
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Rows:
                     f"line {number} of {self.path} is no finished model: repair it or start with --fresh"
                 ) from error
             if row.key == self.key:
-                self._rows[row.report.spec] = row
+                self._rows[row.report.title] = row
         if cut_off:
             write_together(self.path.parent, {self.path.name: "".join(line + "\n" for line in lines)})
 
@@ -105,11 +107,11 @@ class Rows:
         """Keep one finished model; it is on the disk when this returns."""
         row = Row(self.key, engine_digest(), report)
         append_line(self.path, row.to_json())
-        self._rows[report.spec] = row
+        self._rows[report.title] = row
 
-    def get(self, spec: str) -> ModelReport | None:
-        """The newest report of the model under this key."""
-        row = self._rows.get(spec)
+    def get(self, title: str) -> ModelReport | None:
+        """The newest report of the model, or of `METHOD on MODEL`, under this key."""
+        row = self._rows.get(title)
         return None if row is None else row.report
 
     def engines(self, specs: list[str]) -> dict[str, int]:

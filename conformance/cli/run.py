@@ -77,9 +77,13 @@ def run_all(
     return [results[index] for index in range(len(requests))]
 
 
+def _title(request: Request) -> str:
+    return f"{request.method} on {request.spec}" if request.method else request.spec
+
+
 def _isolated(request: Request, limits: Limits, board: Board, cancel: threading.Event) -> Finished:
     traces: list[str] = []
-    with board.model(request.spec) as tracker:
+    with board.model(_title(request)) as tracker:
         try:
             report = check_isolated(request, limits, tracker, cancel, traces.append)
         except UsageError as error:
@@ -89,7 +93,7 @@ def _isolated(request: Request, limits: Limits, board: Board, cancel: threading.
 
 def _here(request: Request, board: Board) -> Finished:
     started = time.monotonic()
-    with board.model(request.spec) as tracker:
+    with board.model(_title(request)) as tracker:
         try:
             return Finished(request, check_here(request, tracker))
         except UsageError as error:

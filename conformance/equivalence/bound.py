@@ -9,6 +9,8 @@ part of the bound. A margin covers the luck of one draw.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -82,9 +84,18 @@ def _grouped_mm(a: torch.Tensor, b: torch.Tensor, ends: torch.Tensor, *_: Any, *
 _DECOMPOSED = {torch.ops.aten._grouped_mm.default: _grouped_mm} if hasattr(torch.ops.aten, "_grouped_mm") else {}
 
 
-def evaluate_wide(model: torch.nn.Module, given: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
-    """One forward pass of a float64 model in float64 throughout."""
+def evaluate_wide(
+    model: torch.nn.Module,
+    given: tuple[tuple[Any, ...], dict[str, Any]],
+    above: Callable[[list[torch.Tensor]], AbstractContextManager[Any]] | None = None,
+) -> Any:
+    """One forward pass of a float64 model in float64 throughout.
+
+    above makes a dispatch mode that sees the operations as the model's code calls them, of the tensors among
+    the arguments it is called with.
+    """
     args, kwargs = pytree.tree_map_only(torch.Tensor, lambda leaf: leaf.clone(), given)
-    with decomposed(), torch.random.fork_rng(devices=[]), _Wide():  # type: ignore[no-untyped-call]
+    seen = nullcontext() if above is None else above(tensors_in((args, kwargs)))
+    with decomposed(), torch.random.fork_rng(devices=[]), _Wide(), seen:  # type: ignore[no-untyped-call]
         torch.manual_seed(0)
         return model.eval()(*args, **kwargs)

@@ -13,7 +13,8 @@ from conformance.equivalence import gradient
 from conformance.equivalence.bound import error_bound, evaluate_wide
 from conformance.equivalence.field import mode as field_mode
 from conformance.equivalence.field.modulus import PRIMES, Field
-from conformance.equivalence.field.table import storage
+from conformance.equivalence.field.reads import Followed, Noted, NumbersNeededError, Reads, ReadsDifferentError, noted
+from conformance.equivalence.field.table import may_hold_residues, storage
 from conformance.equivalence.verdict import Status, Verdict
 from conformance.errors import SelectionError, UnsupportedOperation, UsageError, sentence
 from conformance.graph.tape import as_arguments, tensors_in
@@ -95,12 +96,24 @@ def field_round(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments
         status = Status.UNSUPPORTED if all(flaws) else Status.DIFFERENT
         return Verdict(status, "field", f"{flaws[0] or flaws[1]}, which has no residue")
     args, kwargs = residues(given, arithmetic, seed + number)
+    reads = Reads(None)
+    finished = False
     try:
-        left, work = field_mode.run(full, args, kwargs, arithmetic)
-        right, _ = field_mode.run(subnet, args, kwargs, arithmetic)
+        try:
+            left, work = field_mode.run(full, args, kwargs, arithmetic, reads)
+        except NumbersNeededError:
+            reads = Reads(_numbers_read(full, given))
+            left, work = field_mode.run(full, args, kwargs, arithmetic, reads)
+        finished = True
+        right, _ = field_mode.run(subnet, args, kwargs, arithmetic, Followed(reads.taken))
     except UnsupportedOperation as error:
         return Verdict(Status.UNSUPPORTED, "field", str(error))
+    except ReadsDifferentError as error:
+        return Verdict(Status.DIFFERENT, "field", str(error))
     except Exception as error:  # noqa: BLE001 - a subnet that does not run is a finding
+        if reads.taken and not finished:  # numbers from one run beside an order from another: no fault of the model
+            found = f"the full model does not run on residues and numbers it reads in float64: raised {sentence(error)}"
+            return Verdict(Status.UNSUPPORTED, "field", found)
         return Verdict(Status.DIFFERENT, "field", f"raised {sentence(error)}")
     if work.contractions == 0:
         return Verdict(Status.UNSUPPORTED, "field", "nothing was exercised: no contraction ran")
@@ -110,10 +123,20 @@ def field_round(full: torch.nn.Module, subnet: torch.nn.Module, given: Arguments
     return Verdict(status, "field", problem, count, work.contractions, details=details)
 
 
+def _numbers_read(model: torch.nn.Module, given: Arguments) -> list[Noted]:
+    """What the model's code reads of computed values in float64. Raises UnsupportedOperation if it does not run."""
+    twin, args = doubled(model, given)
+    try:
+        return noted(twin, lambda above: evaluate_wide(twin, args, above))
+    except Exception as error:
+        found = f"code reads computed values, and in float64 it raised {sentence(error)}"
+        raise UnsupportedOperation("the model", found) from error
+
+
 def nonfinite(model: torch.nn.Module) -> str:
     """Names state that no ring can stand for: zero times NaN or infinity is not zero. '' where all is well."""
     for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
+        if may_hold_residues(parameter.dtype) and not torch.isfinite(parameter).all():
             return f"{name} holds NaN or infinity"
     for name, buffer in model.named_buffers():
         if torch.isnan(buffer).any():  # infinities are masks, and stand for themselves
@@ -135,7 +158,16 @@ def arithmetic(
         return lambda model: evaluate(model, given), _close
     field = Field(PRIMES[number % len(PRIMES)], seed=seed + number)
     args, kwargs = residues(given, field, seed + number)
-    return lambda model: field_mode.run(model, args, kwargs, field)[0], torch.equal
+    numbers: list[Noted] = []
+
+    def run(model: torch.nn.Module) -> Any:
+        try:
+            return field_mode.run(model, args, kwargs, field, Reads(numbers or None))[0]
+        except NumbersNeededError:
+            numbers.extend(_numbers_read(full, given))
+            return field_mode.run(model, args, kwargs, field, Reads(numbers))[0]
+
+    return run, torch.equal
 
 
 def residues(given: Arguments, arithmetic: Field, seed: int) -> Arguments:

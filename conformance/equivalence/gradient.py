@@ -40,7 +40,7 @@ _DROPOUTS = {
 }  # fmt: skip
 
 
-class _NoDropout(TorchFunctionMode):
+class NoDropout(TorchFunctionMode):
     """Dropout passes its input on: what it draws depends on sizes, which differ by design."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -130,7 +130,7 @@ def _loss(model: torch.nn.Module, given: Arguments, seed: int) -> torch.Tensor:
 
 @contextmanager
 def _deterministic(seed: int) -> Iterator[None]:
-    with decomposed(grad=True), torch.random.fork_rng(devices=[]), _NoDropout(), _Wide():  # type: ignore[no-untyped-call]
+    with decomposed(grad=True), torch.random.fork_rng(devices=[]), NoDropout(), _Wide():  # type: ignore[no-untyped-call]
         torch.manual_seed(seed)
         yield
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -109,7 +110,8 @@ class Graph:
 
     model is the caller's own module, unchanged. names maps each parameter and buffer name to its
     value (tied names share one). device is where the pass ran: `meta` when no data was needed. calls are
-    the module calls that came to an end, in the order they began.
+    the module calls that came to an end, in the order they began. reads says which values the model's code
+    looked at: (how many nodes there were before, value).
     """
 
     model: torch.nn.Module
@@ -124,6 +126,7 @@ class Graph:
     device: str
     constants: dict[int, torch.Tensor] = field(default_factory=dict)
     calls: tuple[Call, ...] = ()
+    reads: tuple[tuple[int, int], ...] = ()
 
     def owners(self) -> dict[int, list[str]]:
         """Every name under which each parameter or buffer value is known."""
@@ -139,6 +142,22 @@ class Graph:
             masks = (torch.bool, torch.uint8)
             return any(self.values[index].dtype in masks for index in refs(node.args[1]))
         return torch.Tag.dynamic_output_shape in node.op.tags or name in _SHAPED_BY_VALUES
+
+    @cached_property
+    def first_by_values(self) -> int:
+        """The first node that other weights may give another shape or other numbers; as many as nodes for none.
+
+        That is the first one shaped by values, or the first after code has read a value that follows from weights.
+        """
+        shaped = next((node.index for node in self.nodes if self.shaped_by_values(node)), len(self.nodes))
+        if not self.reads:
+            return shaped
+        kinds = ("parameter", "buffer")
+        weighed = {at for at, value in enumerate(self.values) if value.kind in kinds and value.floating}
+        for node in self.nodes:
+            if not weighed.isdisjoint(refs((node.args, node.kwargs))):
+                weighed.update(refs(node.outputs))
+        return min([shaped, *(before for before, index in self.reads if index in weighed)])
 
     def operations(self) -> dict[str, int]:
         """How often each operation occurs."""

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -113,6 +114,9 @@ def _places(tensor: torch.Tensor) -> npt.NDArray[np.int64]:
 
 _STRIDED = {torch.ops.aten.as_strided.default, torch.ops.aten.as_strided_.default}
 _ALIAS = torch.ops.aten.alias.default
+_ITEM = torch.ops.aten._local_scalar_dense.default
+_LOOKS = (torch.Tensor.tolist, torch.Tensor.numpy)
+"""How code reads whole tensors without an operation."""
 
 
 def _same_places(
@@ -127,6 +131,21 @@ def _same_places(
     )
 
 
+def calling_line(depth: int) -> Source | None:
+    """The line of the model's code, or of a module of torch.nn it called, that runs `depth` frames up from here."""
+    frame: FrameType | None = sys._getframe(depth)
+    library: Source | None = None
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(_SKIPPED_SOURCES):
+            if not file.startswith("<"):
+                return library or Source(file, frame.f_lineno)
+        elif library is None and file.startswith(_NN_MODULES) and not file.endswith("module.py"):
+            library = Source(file, frame.f_lineno)
+        frame = frame.f_back
+    return library
+
+
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -138,6 +157,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._storages: dict[int, list[tuple[torch.Tensor, int]]] = {}
         self._written: list[tuple[int, torch.Tensor, list[tuple[torch.Tensor, int]]]] = []
         self.calls: list[Call] = []
+        self.reads: list[tuple[int, int]] = []
         self._counts: dict[str, int] = {}
         self._open: list[int] = []
         self._model = model
@@ -183,21 +203,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return {key: self._refer(item) for key, item in tree.items()}
         return tree
 
-    def _source(self) -> Source | None:
-        frame: FrameType | None = sys._getframe(2)
-        library: Source | None = None
-        while frame is not None:
-            file = frame.f_code.co_filename
-            if not file.startswith(_SKIPPED_SOURCES):
-                if not file.startswith("<"):
-                    return library or Source(file, frame.f_lineno)
-            elif library is None and file.startswith(_NN_MODULES) and not file.endswith("module.py"):
-                library = Source(file, frame.f_lineno)
-            frame = frame.f_back
-        return library
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is _ITEM:
+            self.reads.append((len(self.nodes), self.lookup(args[0])))
         seen_args, seen_kwargs = self._refer(tuple(args)), self._refer(kwargs)
         if func in _STRIDED and _same_places(*args, **kwargs):
             func, seen_args, seen_kwargs, result = _ALIAS, seen_args[:1], {}, func(*args, **kwargs)
@@ -210,7 +219,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs = self._record_outputs(result)
         if outputs is not None or func._schema.is_mutable:
             module = self.calls[self._open[-1]].module if self._open else ""
-            self.nodes.append(Node(index, func, seen_args, seen_kwargs, outputs, module, self._source()))
+            self.nodes.append(Node(index, func, seen_args, seen_kwargs, outputs, module, calling_line(2)))
         return result
 
     def _record_outputs(self, result: Any) -> Any:
@@ -277,6 +286,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tuple(self._known[id(leaf)][1] if id(leaf) in self._known else -1 for leaf in tensors_in(tree))
 
 
+class _Looks(TorchFunctionMode):
+    """Tells a recorder when code reads a tensor by other means than an operation."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _LOOKS:
+            self.recorder.reads.append((len(self.recorder.nodes), self.recorder.lookup(args[0])))
+        return func(*args, **(kwargs or {}))
+
+
 def _to(tree: Any, device: str) -> Any:
     return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), tree)
 
@@ -290,7 +312,8 @@ def _record(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     run_args, run_kwargs = _to((args, kwargs), device) if device else _clone((args, kwargs))
     recorder = _Recorder(twin)
     inputs = tuple(recorder.add(tensor, "input") for tensor in tensors_in((run_args, run_kwargs)))
-    with decomposed(), torch.random.fork_rng(devices=[]), recorder.module_calls(), recorder:
+    looks = contextlib.nullcontext() if device else _Looks(recorder)  # a pass without data reads none
+    with decomposed(), torch.random.fork_rng(devices=[]), recorder.module_calls(), recorder, looks:
         result = twin(*run_args, **run_kwargs)
     leaves = tensors_in(result)
     if not leaves:
@@ -310,6 +333,7 @@ def _record(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
         device=device or "real",
         constants=recorder.constants,
         calls=tuple(recorder.calls),
+        reads=tuple(recorder.reads),
     )
 
 

@@ -7,7 +7,7 @@ result.subnet
 
 from conformance.method.budget import Budget, Cost
 from conformance.method.data import DataNeedError
-from conformance.method.host import NotExactlyZero, Options, Result, run
+from conformance.method.host import NotExactlyZero, Options, Plan, Result, plan, run
 from conformance.method.ladder import Ladder, Limits, ladder
 from conformance.method.masks import Masks
 from conformance.method.protocol import DataNeed, Decision, Driver, Event, Facts, Method
@@ -34,6 +34,7 @@ __all__ = [
     "Method",
     "NotExactlyZero",
     "Options",
+    "Plan",
     "Recipe",
     "Result",
     "Run",
@@ -46,6 +47,7 @@ __all__ = [
     "method",
     "method_class",
     "methods",
+    "plan",
     "run",
     "units",
 ]

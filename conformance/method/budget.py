@@ -14,25 +14,31 @@ import torch
 from conformance.cost import predicted_parameters, work
 from conformance.errors import UsageError
 from conformance.method.ladder import Ladder
+from conformance.method.masks import Masks
 from conformance.partition.groups import NEVER, Groups
 from conformance.partition.labels import Labels
 from conformance.partition.selection import Selection
 
-Kind = Literal["groups", "params", "macs", "latency"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+Kind = Literal["groups", "params", "macs", "latency", "weights"]
+KINDS: tuple[Kind, ...] = ("groups", "params", "macs", "latency")
+"""What removing groups is measured in; `weights` is for methods that mask single ones."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The share of the dense model that is to go: of its groups, parameters, multiply-adds, or measured time."""
+    """The share of the dense model that is to go: of its groups, parameters, multiply-adds, or measured time.
+
+    weights: of the single weights that may be masked (`conformance.method.weights.maskable`, less what the run
+    leaves alone). Only methods of granularity `weight` take it.
+    """
 
     kind: Kind
     remove: float
 
     def __post_init__(self) -> None:
         """Raise UsageError for an unknown kind or a share outside [0, 1)."""
-        if self.kind not in KINDS:
-            raise UsageError(f"budgets are in {', '.join(KINDS)}, not {self.kind!r}")
+        if self.kind not in get_args(Kind):
+            raise UsageError(f"budgets are in {', '.join(get_args(Kind))}, not {self.kind!r}")
         if not 0 <= self.remove < 1:
             raise UsageError(f"a budget is the share to remove, at least 0 and below 1, not {self.remove}")
 
@@ -46,7 +52,8 @@ class Budget:
             equals = ""
             remove = 0.0
         if not equals:
-            raise UsageError(f"{text!r} is no budget: KIND=SHARE such as macs=0.5, KIND one of {', '.join(KINDS)}")
+            known = ", ".join(get_args(Kind))
+            raise UsageError(f"{text!r} is no budget: KIND=SHARE such as macs=0.5, KIND one of {known}")
         return cls(kind, remove)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
@@ -89,8 +96,16 @@ class Cost:
         """Groups that can be removed exactly."""
         return sum(mode not in ("", NEVER) for mode in self.groups.modes)
 
-    def removed(self, kind: Kind, choice: Selection) -> float:
-        """The share of the dense model that `choice` removes, in [0, 1] (latency: may be negative, it is measured)."""
+    def removed(self, kind: Kind, choice: Selection | Masks) -> float:
+        """The share of the dense model that `choice` removes, in [0, 1] (latency: may be negative, it is measured).
+
+        Raises UsageError for a kind that this sort of choice is not measured in.
+        """
+        if isinstance(choice, Masks) != (kind == "weights"):
+            sort = "masks are measured in weights" if isinstance(choice, Masks) else "groups are not"
+            raise UsageError(f"{sort}, so this choice has no share of {kind}")
+        if isinstance(choice, Masks):
+            return 1 - choice.density
         if kind == "groups":
             return len(choice) / max(self.prunable, 1)
         if kind == "params":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,10 @@ class Result:
     """What a run came to.
 
     model is the full-size model with the decision at zero; subnet the smaller one (for masks: the model).
-    removed gives the share of groups, parameters and multiply-adds that left; metrics the task's figures by
-    stage: `before` (as given, after dense training if any), `masked`, `subnet`, and `finetuned` where the recipe
-    says so. verdict is the field oracle's on model and subnet (None for masks: there is no subnet). seconds add up by
-    part of the run.
+    removed gives the share of groups, parameters and multiply-adds that left (for masks: of weights); metrics the
+    task's figures by stage: `before` (as given, after dense training if any), `masked`, `subnet`, and `finetuned`
+    where the recipe says so. verdict is the field oracle's on model and subnet (None for masks: there is no
+    subnet). seconds add up by part of the run. state is what the method kept in `run.state`.
     """
 
     method: Method
@@ -61,6 +62,7 @@ class Result:
     seconds: dict[str, float] = field(default_factory=dict)
     data_used: tuple[str, ...] = ()
     history: tuple[Row, ...] = ()
+    state: dict[str, Any] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool:
@@ -68,6 +70,15 @@ class Result:
         if isinstance(self.decision, Masks):
             return self.decision.holds(self.model)
         return self.verdict is not None and self.verdict.equal
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run at its decision: run.model is as the method left it, with nothing put to zero by the host."""
+
+    run: Run
+    decision: Decision
+    history: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,80 @@ def run(
     a folder of another run; TrainingError for a loss that is not finite; DataNeedError for a method that asks
     for more than it declares; NotExactlyZero for one whose zeros are not.
     """
-    recipe, limits, options = recipe or Recipe(), limits or Limits(), options or Options()
+    with _decided_run(
+        method,
+        model,
+        args,
+        kwargs,
+        budget,
+        task,
+        recipe or Recipe(),
+        limits or Limits(),
+        options or Options(),
+        progress,
+    ) as found:
+        return _finish(found, task, progress)
+
+
+def plan(
+    method: Method,
+    model: torch.nn.Module,
+    args: Any = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    budget: Budget,
+    task: Task | None = None,
+    recipe: Recipe | None = None,
+    limits: Limits | None = None,
+    options: Options | None = None,
+    progress: Progress = lambda what, done, total: None,  # noqa: ARG005
+) -> Plan:
+    """The part of `run` that ends with the decision: nothing is put to zero, no subnet is built or measured.
+
+    Raises as `run` does, but for what comes after the decision.
+    """
+    with _decided_run(
+        method,
+        model,
+        args,
+        kwargs,
+        budget,
+        task,
+        recipe or Recipe(),
+        limits or Limits(),
+        options or Options(),
+        progress,
+    ) as found:
+        found.keeper.clear()
+        return Plan(found.run, found.decision, tuple(found.history.rows))
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """A run at its decision."""
+
+    run: Run
+    decision: Decision
+    keeper: Keeper
+    clock: _Clock
+    metrics: dict[str, dict[str, float]]
+    history: _History
+
+
+@contextlib.contextmanager
+def _decided_run(
+    method: Method,
+    model: torch.nn.Module,
+    args: Any,
+    kwargs: dict[str, Any] | None,
+    budget: Budget,
+    task: Task | None,
+    recipe: Recipe,
+    limits: Limits,
+    options: Options,
+    progress: Progress,
+) -> Iterator[_Decided]:
+    """Everything up to the decision; torch's generators are the run's own until the block ends."""
     if budget.kind not in method.facts.budgets:
         raise UsageError(f"{method.name} takes budgets in {', '.join(method.facts.budgets)}, not {budget.kind}")
     if task is None and method.facts.data is not DataNeed.NONE:
@@ -127,7 +211,7 @@ def run(
         method.prepare(made)
         clock("method", lambda: drive(made, task, keeper, progress))
         decision = clock("decide", lambda: _decided(made, progress))
-        return _finish(made, decision, task, keeper, progress, clock, metrics, history)
+        yield _Decided(made, decision, keeper, clock, metrics, history)
 
 
 def prepare(
@@ -171,8 +255,7 @@ def drive(run: Run, task: Task | None, keeper: Keeper, progress: Progress) -> No
         train(run, task, "train", epochs=recipe.epochs, keeper=keeper, progress=progress)
     elif method.facts.driver is Driver.ROUNDS:
         assert task is not None
-        rounds = int(getattr(method, "rounds", 1))
-        for run.round in range(1, rounds + 1):
+        for run.round in range(1, method.trainings + 1):
             method.on_event("round_start", run)
             train(run, task, f"round-{run.round}", epochs=recipe.epochs, keeper=keeper, progress=progress)
             method.on_event("round_end", run)
@@ -197,18 +280,10 @@ def _decided(run: Run, progress: Progress) -> Decision:
     return best[1]
 
 
-def _finish(
-    run: Run,
-    decision: Decision,
-    task: Task | None,
-    keeper: Keeper,
-    progress: Progress,
-    clock: _Clock,
-    metrics: dict[str, dict[str, float]],
-    history: _History,
-) -> Result:
+def _finish(found: _Decided, task: Task | None, progress: Progress) -> Result:
     """Zero, build the subnet, prove it, measure."""
-    method = run.method
+    run, decision, keeper, clock = found.run, found.decision, found.keeper, found.clock
+    metrics, history, method = found.metrics, found.history, run.method
     if isinstance(decision, Selection):
         if method.facts.zeroes:
             check_zero(run, decision)
@@ -229,9 +304,13 @@ def _finish(
     if run.recipe.finetune_epochs and task is not None:
         full = copy.deepcopy(full)
         run.model = subnet
-        rate = run.recipe.lr / 10 if run.recipe.finetune_lr is None else run.recipe.finetune_lr
+        rate = run.recipe.finetune_rate
         epochs = run.recipe.finetune_epochs
-        clock("finetune", lambda: train(run, task, FINETUNE, epochs=epochs, keeper=keeper, progress=progress, lr=rate))
+        masks = decision if isinstance(decision, Masks) else None
+        clock(
+            "finetune",
+            lambda: train(run, task, FINETUNE, epochs=epochs, keeper=keeper, progress=progress, lr=rate, masks=masks),
+        )
         if metrics:
             metrics["finetuned"] = clock("evaluate", lambda: task.evaluate(subnet))
     keeper.clear()
@@ -248,6 +327,7 @@ def _finish(
         seconds=clock.seconds,
         data_used=tuple(sorted(level.value for level in run.data.used)),
         history=tuple(history.rows),
+        state=run.state,
     )
 
 
@@ -264,7 +344,7 @@ def check_zero(run: Run, decision: Selection) -> None:
 
 def _removed(run: Run, decision: Decision) -> dict[str, float]:
     if isinstance(decision, Masks):
-        return {"weights": 1 - decision.density}
+        return {"weights": run.cost.removed("weights", decision)}
     return {kind: run.cost.removed(kind, decision) for kind in ("groups", "params", "macs")}
 
 
@@ -308,7 +388,7 @@ class _Clock:
 
 
 class _History:
-    """What a run logs, in memory and as lines of history.jsonl; a step repeated after a resume replaces its row."""
+    """What a run logs, in memory and as lines of history.jsonl; all that is logged of a step is one row."""
 
     NAME = "history.jsonl"
 
@@ -318,7 +398,11 @@ class _History:
         self.path = None if folder is None else folder / self.NAME
         found: dict[tuple[Any, Any], Row] = {}
         if self.path is not None and self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
+            text = self.path.read_text(encoding="utf-8")
+            if text and not text.endswith("\n"):
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write("\n")  # or the next row would be lost with the one that was cut off
+            for line in text.splitlines():
                 try:
                     row = json.loads(line)
                 except ValueError:  # cut off by a kill

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from conformance.errors import UsageError
+from conformance.graph.tape import Graph
 from conformance.partition.groups import NEVER, Groups, IntArray
 from conformance.partition.selection import Selection
 
@@ -104,16 +105,21 @@ def removable(groups: Groups, ignore: Iterable[str] = ()) -> npt.NDArray[np.bool
     """
     flags = np.array([mode not in ("", NEVER) for mode in groups.modes], dtype=bool)
     for pattern in ignore:
-        hits = [name for name in groups.graph.names if fnmatch(name, pattern) or fnmatch(name, f"{pattern}.*")]
-        if not hits:
-            raise UsageError(f"no parameter or module of the model matches {pattern!r}")
-        for name in hits:
+        for name in matching(groups.graph, pattern):
             index = groups.graph.names[name]
             for dim, labels in enumerate(groups.dims[index]):
                 if (index, dim) in groups.producer_dims:
                     flags[labels] = False
     flags[0] = False
     return flags
+
+
+def matching(graph: Graph, pattern: str) -> list[str]:
+    """Names of parameters and buffers that a pattern of `Limits.ignore` means. Raises UsageError for none."""
+    hits = [name for name in graph.names if fnmatch(name, pattern) or fnmatch(name, f"{pattern}.*")]
+    if not hits:
+        raise UsageError(f"no parameter or module of the model matches {pattern!r}")
+    return hits
 
 
 def _checked(scores: torch.Tensor | npt.ArrayLike, count: int) -> npt.NDArray[np.float64]:
@@ -177,12 +183,12 @@ def _ranked(
     # A batch leaves with its highest score, so that all of an axis leaves in its own order.
     _, batch = np.unique(np.stack([axis, last]), axis=1, return_inverse=True)
     batch = batch.ravel()
-    highest = np.full(batch.max() + 1, -np.inf)
-    np.maximum.at(highest, batch, line[order])
-    number = np.zeros(batch.max() + 1, dtype=np.int64)
-    np.maximum.at(number, batch, order)
+    place = np.zeros(batch.max() + 1, dtype=np.int64)
+    np.maximum.at(place, batch, np.arange(order.size))
+    # Its last group decides ties: another one's number could put it behind the next batch of its axis.
+    number = order[place]
     rank = np.empty_like(number)
-    rank[np.lexsort((number, highest))] = np.arange(number.size) + 1
+    rank[np.lexsort((number, line[number]))] = np.arange(number.size) + 1
     if scope == "global":
         return rank[batch]
     pattern = _patterns(groups)[axis]

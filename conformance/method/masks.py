@@ -32,6 +32,20 @@ class Masks:
                     raise SelectionError(f"the mask of {name} has shape {tuple(mask.shape)}, not {tuple(tensor.shape)}")
                 tensor.masked_fill_(~mask.to(tensor.device), 0)
 
+    def still_(self, model: torch.nn.Module) -> None:
+        """Set the gradients of what is not kept to zero, in place, so that no momentum moves it."""
+        for name, mask in self.kept.items():
+            grad = tensor_at(model, name).grad
+            if grad is not None:
+                grad.masked_fill_(~mask.to(grad.device), 0)
+
+    def to(self, device: torch.device) -> Masks:
+        """The same masks on a device; those that are there already are not copied."""
+        return Masks({name: mask.to(device) for name, mask in self.kept.items()})
+
     def holds(self, model: torch.nn.Module) -> bool:
         """Whether every weight that is not kept is exactly zero."""
-        return all(not tensor_at(model, name)[~mask].any() for name, mask in self.kept.items())
+        return all(
+            not tensor_at(model, name)[~mask.to(tensor_at(model, name).device)].any()
+            for name, mask in self.kept.items()
+        )

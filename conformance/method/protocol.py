@@ -59,6 +59,9 @@ class Facts:
     whether the method is as published or reconstructed. budgets: the kinds it takes. equivariant: renumbering
     channels renumbers the decision (not so for what draws by position). zeroes: training itself ends with
     exact zeros in all that leaves. needs_loss: the wrapped optimizer's step wants `loss=`, this step's loss.
+    random: the decision is drawn, so that another seed gives another one. penalises: training differs from the
+    base optimizer's even where nothing is to leave (a penalty on all scales, an objective of its own). removes:
+    False for a control, which takes a budget of 0 only.
     """
 
     name: str
@@ -72,6 +75,16 @@ class Facts:
     equivariant: bool = True
     zeroes: bool = False
     needs_loss: bool = False
+    random: bool = False
+    penalises: bool = False
+    removes: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise ValueError when the budgets do not fit the granularity."""
+        if any((kind == "weights") != (self.granularity == "weight") for kind in self.budgets):
+            raise ValueError(
+                f"{self.name}: `weights` is the budget of methods that mask single weights, and of no other"
+            )
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,19 @@ class Method:
     def scope(self) -> Scope:
         """Among which groups scores are compared, unless an option says otherwise."""
         return "global"
+
+    @property
+    def trainings(self) -> int:
+        """ROUNDS: how often the model is trained; what the option `rounds` says, unless a method needs more."""
+        return int(getattr(self, "rounds", 1))
+
+    def begins(self, run: Run) -> tuple[int, float | None]:
+        """For each training: the step of `run.total` it begins at, and the base rate (None: the recipe's).
+
+        Data, schedule and counters are those of that step, as if what comes before it had been trained.
+        """
+        del run
+        return 0, None
 
     def prepare(self, run: Run) -> None:
         """Look at `run` before anything is trained. `run.model` may be changed in place."""
@@ -130,7 +156,12 @@ class Method:
 
     def decide(self, run: Run) -> Decision:
         """What leaves: TRAIN methods that decide while they train say here what it came to."""
-        return self.select(run, self.score(run))
+        run.scores = self.score(run)
+        return self.select(run, run.scores)
 
     def finalize(self, run: Run, decision: Decision) -> None:
         """Change `run.model` (the full-size model, with its decision at zero) before the subnet is built."""
+
+    def original_key(self, key: str) -> str:
+        """The name in the caller's state_dict of entry `key` of the result's; two keys never have one name."""
+        return key

@@ -63,6 +63,11 @@ class Recipe:
             return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
 
+    @property
+    def finetune_rate(self) -> float:
+        """The base rate for weights that are trained already."""
+        return self.lr / 10 if self.finetune_lr is None else self.finetune_lr
+
     def factor(self, step: int, total: int) -> float:
         """By what the learning rate is multiplied at `step` (from 0) of `total`."""
         share = step / max(total, 1)

@@ -10,6 +10,7 @@ from typing import Any
 
 from conformance.errors import UsageError, sentence
 from conformance.method.protocol import Method
+from conformance.spec_loader import attribute
 
 ENTRY_POINT_GROUP = "pruning_conformance.methods"
 
@@ -48,6 +49,22 @@ def method(name: str, **options: Any) -> Method:
         return made(**options)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{name}: {error}") from error
+
+
+def method_of(spec: str) -> Method:
+    """A method by its registered name, or of a class at `package.module:Class` or `path/file.py:Class`.
+
+    Loading the latter runs the code there. Raises UsageError for what is no method.
+    """
+    if ":" not in spec:
+        return method(spec)
+    found = attribute(spec)
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UsageError(f"{spec} is no class derived from conformance.method.Method")
+    try:
+        return found()
+    except (TypeError, ValueError, UsageError) as error:
+        raise UsageError(f"{spec} cannot be made without options: {error}") from error
 
 
 def parse_options(name: str, words: list[str]) -> dict[str, Any]:

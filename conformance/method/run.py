@@ -33,7 +33,8 @@ class Run:
     parameters keep their shapes. step counts optimizer steps of the present phase, from 0; total is how many
     the phase has. loss is the last batch's (a scalar tensor, detached, averaged over processes). state is the
     method's own tree of tensors, numbers and text, saved and restored with every checkpoint. watched runs log
-    validation figures and the share of zero groups after each epoch.
+    validation figures and the share of zero groups after each epoch. scores are those the decision was ranked by,
+    None where a method decides in another way.
     """
 
     method: Method
@@ -57,6 +58,7 @@ class Run:
     batch: Batch | None = None
     optimizer: torch.optim.Optimizer | None = None
     state: dict[str, Any] = field(default_factory=dict)
+    scores: torch.Tensor | None = None
     log: Callable[[Row], None] = lambda row: None  # noqa: ARG005
 
     def rng(self, name: str) -> torch.Generator:

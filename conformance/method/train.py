@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch.utils import _pytree as pytree
 
 from conformance.errors import ConformanceError, UsageError
+from conformance.method.masks import Masks
 from conformance.method.run import Run
 from conformance.method.store import load_tree, save_tree
 from conformance.method.task import Batch, Task
@@ -80,17 +81,24 @@ def world() -> int:
 
 
 def train(
-    run: Run, task: Task, phase: str, *, epochs: int, keeper: Keeper, progress: Progress, lr: float | None = None
+    run: Run,
+    task: Task,
+    phase: str,
+    *,
+    epochs: int,
+    keeper: Keeper,
+    progress: Progress,
+    lr: float | None = None,
+    masks: Masks | None = None,
 ) -> None:
     """Train `run.model` for one phase; a phase that a checkpoint has finished, or half of one, is not repeated.
+
+    masks are held through every step: what they do not keep stays zero.
 
     Raises TrainingError, with the step, for a loss that is not finite: the last checkpoint stays.
     """
     recipe, method = run.recipe, run.method
     saved = keeper.load(phase)
-    if saved is not None and saved["finished"]:
-        _restore(run, saved)
-        return
     per_epoch = task.count("train") // recipe.batch
     if per_epoch == 0:
         samples = task.count("train")
@@ -99,9 +107,15 @@ def train(
     if recipe.steps is not None and phase not in PLAIN:
         total = min(total, recipe.steps) if epochs else recipe.steps
     run.phase, run.epoch, run.step, run.total = phase, 0, 0, total
-    base = recipe.base_optimizer(run.model, lr)
+    if saved is not None and saved["finished"]:
+        _restore(run, saved)
+        run.step, run.epoch = saved["step"], saved["step"] // per_epoch
+        return
+    start, rate = (0, None) if phase in PLAIN else method.begins(run)
+    run.step, run.epoch = start, start // per_epoch
+    base = recipe.base_optimizer(run.model, lr if rate is None else rate)
     run.optimizer = base if phase in PLAIN else method.wrap_optimizer(run, base)
-    schedule = torch.optim.lr_scheduler.LambdaLR(run.optimizer, lambda step: recipe.factor(step, total))
+    schedule = torch.optim.lr_scheduler.LambdaLR(run.optimizer, lambda step: recipe.factor(start + step, total))
     scaler = torch.amp.GradScaler(run.device.type, enabled=recipe.amp == "float16" and run.device.type == "cuda")
     if saved is not None:
         _restore(run, saved)
@@ -142,6 +156,8 @@ def train(
         scaler.unscale_(run.optimizer)
         if events:
             method.on_event("after_backward", run)
+        if masks is not None:
+            masks.still_(run.model)
         if recipe.clip is not None:
             torch.nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip)
         extra = {"loss": run.loss} if method.facts.needs_loss and events else {}
@@ -149,6 +165,8 @@ def train(
         scaler.update()
         if events:
             method.on_event("after_step", run)
+        if masks is not None:
+            masks.apply_(run.model)
         run.optimizer.zero_grad(set_to_none=True)
         schedule.step()
         run.log({"phase": phase, "step": run.step, "loss": float(run.loss), "lr": run.optimizer.param_groups[0]["lr"]})

@@ -6,7 +6,7 @@ them together, whatever the number of groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -87,12 +87,13 @@ class Units:
         part: Part = "zeroed",
         reduce: Reduce = "sum",
         only: Callable[[Slices], bool] | None = None,
+        each: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """The entries of each group summed up within every member tensor, then reduced over the members.
 
         values gives for a parameter a tensor of its shape: a mapping by name, or a function of (name,
-        parameter). `first` takes the first member in the model's order. only leaves members out. A group
-        without members has 0.
+        parameter). `first` takes the first member in the model's order. only leaves members out. each is
+        applied to the sums, entry by entry, before they are reduced (`torch.abs`). A group without members has 0.
         """
         found = self._parts[part]
         if only is not None:
@@ -101,7 +102,24 @@ class Units:
         lines = [
             _along(given(item.name, self.tensors[item.name].detach()), item.dim, torch.sum) for item in found.slices
         ]
-        return found.reduce(lines, reduce)
+        return found.reduce(lines, reduce, each)
+
+    def spread(self, figures: torch.Tensor, part: Part = "zeroed") -> Iterator[tuple[str, torch.Tensor]]:
+        """A figure for the groups, laid out over the parameters: for each member its name and a tensor to multiply by.
+
+        figures has shape (count + 1,); entry 0 goes to positions that are in no group, or not in `part`. A
+        parameter that groups divide along two dimensions comes twice. The tensors broadcast with the parameters.
+        """
+        for item, numbers in zip(self._parts[part].slices, self._numbers[part], strict=True):
+            line = figures[numbers]
+            yield item.name, line.reshape([-1 if dim == item.dim else 1 for dim in range(self.tensors[item.name].ndim)])
+
+    @cached_property
+    def _numbers(self) -> dict[Part, tuple[torch.Tensor, ...]]:
+        return {
+            part: tuple(torch.from_numpy(item.rows(part)).to(found.device) for item in found.slices)
+            for part, found in self._parts.items()
+        }
 
     def from_lines(self, lines: Mapping[tuple[str, int], torch.Tensor], reduce: Reduce = "sum") -> torch.Tensor:
         """As `reduce`, for figures that are known a position: (name, dimension) to a tensor of that size."""
@@ -131,6 +149,13 @@ class Units:
         with torch.no_grad():
             for name, dim, positions in self._hit(gone):
                 self.tensors[name].index_fill_(dim, positions, 0)
+
+    def still_(self, removed: npt.ArrayLike) -> None:
+        """Set the gradients of these groups' slices to zero, in place: clipping and momentum do not see them."""
+        for name, dim, positions in self.rows_of(removed):
+            grad = self.tensors[name].grad
+            if grad is not None:
+                grad.index_fill_(dim, positions, 0)
 
     def _hit(self, gone: npt.NDArray[np.bool_]) -> Iterable[tuple[str, int, torch.Tensor]]:
         for item in self.slices:
@@ -175,12 +200,15 @@ class _Members:
         to = [torch.from_numpy(array).to(device) for array in (pair_of, group_of, first)]
         return cls(tuple(item for item, _ in kept), to[0], to[1], to[2], count, device)
 
-    def reduce(self, lines: list[torch.Tensor], how: Reduce) -> torch.Tensor:
+    def reduce(
+        self, lines: list[torch.Tensor], how: Reduce, each: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> torch.Tensor:
         """One figure a group from one figure a position."""
         if not lines:
             return torch.zeros(self.count + 1, device=self.device)
         line = torch.cat(lines)
         pairs = line.new_zeros(self.group_of.numel()).index_add_(0, self.pair_of, line)
+        pairs = pairs if each is None else each(pairs)
         if how == "first":
             total = line.new_zeros(self.count + 1)
             total[self.group_of[self.first]] = pairs[self.first]

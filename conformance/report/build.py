@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conformance.report.environment import tool_version
-from conformance.report.schema import CheckResult, ModelReport, Outcome, Report
+from conformance.report.schema import CheckResult, MethodFacts, ModelReport, Outcome, Report
 
 VERDICTS = {
     Outcome.PASS: "conforms",
@@ -67,13 +67,13 @@ def headline(model: ModelReport) -> str:
     """One sentence: the verdict and how the checks went."""
     tally = ", ".join(f"{number} {outcome}" for outcome, number in sorted(model.counts().items()))
     parts = [
-        f"level {model.level}",
+        *([f"level {model.level}"] if model.method is None else []),
         f"seed {model.seed}",
         *([tally] if tally else []),
         f"{model.seconds:.1f} s",
     ]
     reason = f": {model.reason}" if model.reason else ""
-    return f"{model.spec} {VERDICTS[model.outcome]}{reason} ({', '.join(parts)})"
+    return f"{model.title} {VERDICTS[model.outcome]}{reason} ({', '.join(parts)})"
 
 
 def overview(model: ModelReport) -> str:
@@ -84,6 +84,8 @@ def overview(model: ModelReport) -> str:
 
 def facts(model: ModelReport) -> list[tuple[str, str]]:
     """Name and value of what is known of the model besides its checks; empty when it was never built."""
+    if model.method is not None:
+        return _method_facts(model.method)
     if not model.trace_device:  # nothing was measured of its groups
         return [("parameters", count(model.parameters))] if model.parameters else []
     found = [
@@ -94,6 +96,19 @@ def facts(model: ModelReport) -> list[tuple[str, str]]:
     if model.subnets:
         found.append(("subnets", ", ".join(f"{kind} {n}" for kind, n in sorted(model.subnets.items()))))
     return [*found, ("traced on", model.trace_device)]
+
+
+def _method_facts(method: MethodFacts) -> list[tuple[str, str]]:
+    options = ", ".join(f"{name}={value}" for name, value in method.options.items())
+    found = [
+        ("method", method.summary),
+        ("driver, data", f"{method.driver}, {method.data}" if method.driver else ""),
+        ("removes", f"{method.granularity}s, {method.exactness}" if method.granularity else ""),
+        ("paper", method.paper),
+        ("options", options),
+        ("budget", method.budget),
+    ]
+    return [(name, value) for name, value in found if value]
 
 
 def group_table(model: ModelReport) -> Table:
@@ -121,7 +136,14 @@ def check_table(model: ModelReport) -> Table:
     return Table(
         ("check", "level", "outcome", "compared", "seconds", "what it checks"),
         tuple(
-            (c.id, f"{c.level} {c.severity}", c.outcome.value, str(c.exercised), f"{c.seconds:.1f}", c.title)
+            (
+                c.id,
+                c.severity if model.method else f"{c.level} {c.severity}",
+                c.outcome.value,
+                str(c.exercised),
+                f"{c.seconds:.1f}",
+                c.title,
+            )
             for c in model.checks
         ),
         frozenset({3, 4}),
@@ -129,12 +151,15 @@ def check_table(model: ModelReport) -> Table:
 
 
 def summary_table(models: Iterable[ModelReport]) -> Table:
-    """One row a model."""
+    """One row a model, or a method on a model."""
+    models = list(models)
+    if models and all(model.method is not None for model in models):
+        return _method_summary(models)
     return Table(
         ("model", "verdict", "parameters", "removable", "of FLOPs", "groups", "seconds", "reason"),
         tuple(
             (
-                model.spec,
+                model.title,
                 VERDICTS[model.outcome],
                 count(model.parameters) if model.parameters else "",
                 f"{model.removable_parameters:.1%}" if model.trace_device else "",
@@ -147,6 +172,20 @@ def summary_table(models: Iterable[ModelReport]) -> Table:
         ),
         frozenset({2, 3, 4, 6}),
     )
+
+
+def _method_summary(reports: Sequence[ModelReport]) -> Table:
+    rows = [
+        (
+            report.title,
+            VERDICTS[report.outcome],
+            ", ".join(f"{number} {outcome}" for outcome, number in sorted(report.counts().items())),
+            f"{report.seconds:.1f}",
+            report.reason,
+        )
+        for report in reports
+    ]
+    return Table(("method and model", "verdict", "checks", "seconds", "reason"), tuple(rows), frozenset({3}))
 
 
 def unhappy(model: ModelReport) -> list[CheckResult]:

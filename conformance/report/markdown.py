@@ -68,7 +68,7 @@ def report_markdown(report: Report) -> str:
 
 
 def _model(model: ModelReport) -> str:
-    parts = [f"## {escape(model.spec)}\n", f"{escape(headline(model))}\n"]
+    parts = [f"## {escape(model.title)}\n", f"{escape(headline(model))}\n"]
     parts += [f"- {name}: {escape(value)}" for name, value in facts(model)]
     if facts(model):
         parts.append("")

@@ -1,7 +1,7 @@
 """The report as data: what `report.json` holds. Every other rendering is made from it.
 
 `SCHEMA_VERSION` changes its first number when a field is removed or changes meaning, its second when one is added:
-1.1 adds `diagnosis` to a check.
+1.1 adds `diagnosis` to a check, 1.2 `method` to a model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from conformance.diagnosis.finding import Diagnosis
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 
 class Outcome(StrEnum):
@@ -73,8 +73,22 @@ class HeldBack(_Frozen):
     examples: list[str]
 
 
+class MethodFacts(_Frozen):
+    """The method whose contract was checked: what it declares, its options as text, the base budget asked for."""
+
+    name: str
+    summary: str = ""
+    driver: str = ""
+    data: str = ""
+    granularity: str = ""
+    exactness: str = ""
+    paper: str = ""
+    options: dict[str, str] = Field(default_factory=dict)
+    budget: str = ""
+
+
 class ModelReport(_Frozen):
-    """Everything found about one model."""
+    """Everything found about one model; with `method`, about that method on this model."""
 
     spec: str
     outcome: Outcome
@@ -93,6 +107,12 @@ class ModelReport(_Frozen):
     groups: list[GroupRow] = Field(default_factory=list)
     held_back: list[HeldBack] = Field(default_factory=list)
     checks: list[CheckResult] = Field(default_factory=list)
+    method: MethodFacts | None = None
+
+    @property
+    def title(self) -> str:
+        """What the report is about, in a few words; no two subjects of one run share it."""
+        return self.spec if self.method is None else f"{self.method.name} on {self.spec}"
 
     def counts(self) -> dict[str, int]:
         """How many checks came to each outcome."""
@@ -100,6 +120,12 @@ class ModelReport(_Frozen):
         for check in self.checks:
             found[check.outcome.value] = found.get(check.outcome.value, 0) + 1
         return found
+
+
+class MethodReport(ModelReport):
+    """Everything found about one method on one model."""
+
+    method: MethodFacts
 
 
 class Report(_Frozen):

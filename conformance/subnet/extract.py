@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -83,8 +82,8 @@ def plan_matches(module: torch.nn.Module, graph: Graph, choice: Selection, repla
 
     On the meta device this costs no arithmetic, and it weeds out wrong repairs: a head count left
     alone shows as an attention of another shape, a changed scale as another number. Modules that were
-    `replaced` run other operations by design. Shapes that depend on values end the comparison: the sliced
-    model has other values, and what it computes is for the oracles to say.
+    `replaced` run other operations by design. Where values decide about shapes or numbers the comparison ends: the
+    sliced model has other values, and what it computes is for the oracles to say.
     """
     try:
         seen = trace(module, graph.args, graph.kwargs, device=graph.device)
@@ -96,8 +95,7 @@ def plan_matches(module: torch.nn.Module, graph: Graph, choice: Selection, repla
     )
     whole = len(mine), len(theirs)
     mine, theirs = (
-        list(itertools.takewhile(lambda node, tape=tape: not tape.shaped_by_values(node), nodes))  # type: ignore[misc]
-        for tape, nodes in ((seen, mine), (graph, theirs))
+        [node for node in nodes if node.index < tape.first_by_values] for tape, nodes in ((seen, mine), (graph, theirs))
     )
     if len(mine) != len(theirs):
         return False

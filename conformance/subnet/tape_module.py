@@ -190,12 +190,22 @@ def _replaced(graph: Graph, choice: Selection, node: Node) -> tuple[Any, tuple[A
     if name in _VIEWS and "dtype" not in node.name:
         # Smaller tensors may come out with other strides, on which `view` is stricter than needed.
         return _RESHAPE, (node.args[0], list(choice.shape(next(refs(node.outputs)))))
+    if name == "aten::view_as_complex":
+        return _as_complex, (node.args[0],)
     if name == "aten::squeeze":
         # A dimension that only becomes 1 by the selection must not go.
         shape = graph.values[node.args[0].index].shape
         dims = [dim % max(len(shape), 1) for dim in _dims(node, len(shape))]
         return _SQUEEZE, (node.args[0], [dim for dim in dims if shape and shape[dim] == 1])
     return None
+
+
+def _as_complex(pairs: torch.Tensor) -> torch.Tensor:
+    """A view wants pairs at even places, and cut from an odd number of positions they are not."""
+    places = (*pairs.stride()[:-1], pairs.storage_offset())
+    if pairs.stride(-1) != 1 or any(place % 2 for place in places):
+        pairs = pairs.clone(memory_format=torch.contiguous_format)
+    return torch.view_as_complex(pairs)
 
 
 def _dims(node: Node, rank: int) -> list[int]:

@@ -20,6 +20,7 @@ class Dense(Method):
         paper="a control, without a paper",
         budgets=("groups",),
         zeroes=True,
+        removes=False,
     )
 
     def decide(self, run: Run) -> Decision:

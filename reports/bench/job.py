@@ -88,7 +88,8 @@ def _board_jobs(suite: Suite, board: Board) -> Iterator[Job]:
                 for budget in entry.budgets or board.budgets:
                     made = _config(board, model, entry.name, budget, seed, recipe_of(board, entry), entry)
                     division = "closed" if entry.recipe is None else "open"
-                    yield Job(config=made, base=dense.key, division=division, **common)
+                    base = dense.key if board.start == "dense" else None
+                    yield Job(config=made, base=base, division=division, **common)
 
 
 def _config(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -49,7 +49,8 @@ class Board(_Part):
 
     dense trains each model once a seed, and all methods begin with those weights (a recipe of 0 epochs: with the
     weights the model's builder gives). recipe is for methods that train, whose epochs are those of all their
-    rounds together; methods that only prune are fine-tuned for the same number of epochs instead.
+    rounds together; methods that only prune are fine-tuned for the same number of epochs instead. start `scratch`
+    gives methods the untrained model in place of the dense one's weights.
     """
 
     task: str
@@ -58,6 +59,7 @@ class Board(_Part):
     methods: tuple[Annotated[MethodEntry, BeforeValidator(_entry)], ...]
     budgets: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
+    start: Literal["dense", "scratch"] = "dense"
     dense: Recipe = Field(default_factory=Recipe)
     recipe: Recipe = Field(default_factory=Recipe)
     limits: Limits = Field(default_factory=Limits)

@@ -12,6 +12,7 @@ from torch import nn
 
 import conformance as pc
 from conformance.strategies import selections, widths
+from conformance.subnet.permute import exchangeable, permuted, reorder
 
 
 class Small(nn.Module):
@@ -78,6 +79,24 @@ def test_a_net_with_its_channels_in_another_order(data, channels, hidden):
     assert moved(choice.slices(), orders) == same.slices()
     pc.assert_equivalent(pc.zero(model, choice), pc.zero(other, same), X)
     pc.assert_equivalent(pc.extract(model, choice), pc.extract(other, same), X)
+
+
+@given(data=st.data(), channels=widths(2, 8), hidden=widths(2, 6))
+def test_the_order_written_by_hand_is_that_made_from_groups(data, channels, hidden):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = pc.randomised(Small(channels, hidden).eval())
+    groups = pc.partition(pc.trace(model, X))
+    sets = exchangeable(groups)
+    assert sorted(len(members) for members in sets) == sorted(size for size in (channels, hidden) if size > 1)
+    order = reorder(groups, sets, data.draw(st.integers(0, 99), label="seed"))
+    by_hand = []
+    for table, row in ((STEM, "stem.weight"), (HIDDEN, "up.weight")):
+        rows = of_channel(groups, row)
+        by_hand.append((table, [rows.index(int(order[group])) for group in rows]))
+    wanted, found = reordered(model, by_hand).state_dict(), permuted(model, groups, order).state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in wanted.items())
+    assert not torch.equal(found["up.weight"], model.up.weight) or not sets
 
 
 def moved(slices: dict[str, dict[int, list[int]]], orders: list[list[int]]) -> dict[str, dict[int, list[int]]]:

@@ -32,3 +32,8 @@ def test_phases_follow_each_other_and_the_picture_is_drawn(tmp_path):
 def test_a_folder_without_history_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"has no history\.jsonl"):
         read_curve(tmp_path)
+
+
+def test_a_line_that_a_kill_cut_off_is_passed_over(tmp_path):
+    (tmp_path / "history.jsonl").write_text('{"phase": "train", "step": 0, "loss": 2.0}\n{"phase": "train", "st')
+    assert read_curve(tmp_path).lines["loss"] == [(0, 2.0)]

@@ -21,7 +21,7 @@ BOXES = torch.tensor([[0.0, 0, 0, 6, 6], [1, 2, 1, 7, 5], [0, 3, 3, 5, 7]])
 def exactly(function, *tensors):
     """The function on residues."""
     mode = field_mode.FieldMode(FIELD)
-    held = [mode.adopt(tensor.clone()) for tensor in tensors]
+    held = [mode.marks.adopt(tensor.clone()) for tensor in tensors]
     with torch.no_grad(), mode:
         return function(*held)
 

@@ -25,6 +25,7 @@ import typer
 
 from conformance.checks.registry import checks
 from conformance.cli.app import app
+from conformance.method.contract.registry import checks as method_checks
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -238,7 +239,7 @@ def test_commands_exist(page):
 @pages
 def test_commands_named_in_the_text_exist(page):
     known = set(COMMAND.commands)
-    named = re.findall(r"`conformance ([a-z]+)[^`.(]*`", page.read_text(encoding="utf-8"))
+    named = re.findall(r"`conformance ([a-z-]+)[^`.(]*`", page.read_text(encoding="utf-8"))
     assert set(named) <= known
 
 
@@ -372,13 +373,14 @@ def test_a_line_that_is_not_printed_is_seen():
 def test_the_specification_has_exactly_the_registered_checks():
     text = (ROOT / "docs" / "spec.md").read_text(encoding="utf-8")
     stated = re.findall(r'^### <a id="([^"]+)"></a>(\S+) \((MUST|SHOULD)\)$', text, re.MULTILINE)
-    assert stated == [(item.spec.partition("#")[2], item.id, item.severity) for item in checks()]
+    known = (*checks(), *method_checks())
+    assert stated == [(item.spec.partition("#")[2], item.id, item.severity) for item in known]
 
 
 @pages
 def test_ids_of_checks_named_in_the_text_exist(page):
-    known = {item.id for item in checks()} | {"L2.single"}  # the one that adding-a-check.md adds
-    named = set(re.findall(r"\bL[0-3]\.[a-z][a-z0-9-]*[a-z0-9]\b(?!\*)", page.read_text(encoding="utf-8")))
+    known = {item.id for item in (*checks(), *method_checks())} | {"L2.single"}  # which adding-a-check.md adds
+    named = set(re.findall(r"\b(?:L[0-3]|M)\.[a-z][a-z0-9-]*[a-z0-9]\b(?!\*)", page.read_text(encoding="utf-8")))
     assert named - known == set()
 
 

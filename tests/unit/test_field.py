@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from conformance.equivalence.field.linear import _matmul
+from conformance.equivalence.field.linear import matmul
 from conformance.equivalence.field.modulus import MAX_TERMS, PRIMES, Field
 from conformance.equivalence.field.table import Exact
 from conformance.errors import UnsupportedOperation
@@ -140,9 +140,12 @@ class TestEmbedding:
     def test_empty(self):
         assert FIELDS[0].embed(torch.zeros(0, 3)).shape == (0, 3)
 
-    def test_complex_has_no_residue(self):
-        with pytest.raises(UnsupportedOperation, match="complex"):
-            FIELDS[0].embed(torch.zeros(2, dtype=torch.complex64))
+    def test_complex_tensors_are_pairs_of_residues(self):
+        parts = torch.randn(2, 5, dtype=torch.float64)
+        made = FIELDS[0].embed(torch.complex(parts[0], parts[1]))
+        assert torch.equal(torch.stack([made.real, made.imag]), FIELDS[0].embed(parts))
+
+    def test_a_complex_number_has_no_residue(self):
         with pytest.raises(UnsupportedOperation, match="complex"):
             FIELDS[0].number(1j)
 
@@ -241,7 +244,7 @@ class TestLongSums:
         generator = torch.Generator().manual_seed(terms)
         a, b = field.random((2, terms), generator), field.random((terms, 2), generator)
         a[0], b[:, 0] = field.half, field.half  # the largest sum there is
-        made = _matmul(exact_of(field), a, b)
+        made = matmul(exact_of(field), a, b)
         rows, columns = a.long().tolist(), b.T.long().tolist()
         expected = [
             [balanced(sum(x * y for x, y in zip(row, column, strict=True)), field.prime) for column in columns]
@@ -257,4 +260,4 @@ class TestLongSums:
             balanced(sum(x * y for x, y in zip(row, b.long().tolist(), strict=True)), field.prime)
             for row in a.long().tolist()
         ]
-        assert _matmul(exact_of(field), a, b).tolist() == expected
+        assert matmul(exact_of(field), a, b).tolist() == expected

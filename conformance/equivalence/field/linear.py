@@ -11,7 +11,8 @@ from conformance.equivalence.field.table import Exact, exact
 from conformance.errors import UnsupportedOperation
 
 
-def _matmul(e: Exact, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def matmul(e: Exact, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a @ b of residues of any length, batched as torch.matmul does it."""
     terms = a.shape[-1]
     bound = terms * 2.0**36
     if terms <= MAX_TERMS:
@@ -32,14 +33,14 @@ def _scaled(e: Exact, x: Any, name: str) -> Any:
 def product(e: Exact) -> torch.Tensor:
     """Matrix products."""
     names = [argument.name for argument in e.op._schema.arguments[:2]]
-    return _matmul(e, e.residue(names[0]), e.residue(names[1]))
+    return matmul(e, e.residue(names[0]), e.residue(names[1]))
 
 
 @exact("addmm", "baddbmm", "addmv")
 def added_product(e: Exact) -> torch.Tensor:
     """beta * self + alpha * (a @ b)."""
     names = [argument.name for argument in e.op._schema.arguments[:3]]
-    made = _scaled(e, _matmul(e, e.residue(names[1]), e.residue(names[2])), "alpha")
+    made = _scaled(e, matmul(e, e.residue(names[1]), e.residue(names[2])), "alpha")
     if e.get("beta", 1) == 0:
         return made
     return e.reduce(made + _scaled(e, e.residue(names[0]), "beta"), 2.0**20)
@@ -48,7 +49,7 @@ def added_product(e: Exact) -> torch.Tensor:
 @exact("linear")
 def linear(e: Exact) -> torch.Tensor:
     """x @ weight.T + bias."""
-    made = _matmul(e, e.residue("input"), e.residue("weight").transpose(-1, -2))
+    made = matmul(e, e.residue("input"), e.residue("weight").transpose(-1, -2))
     bias = e.residue("bias")
     return made if bias is None else e.reduce(made + bias, 2.0**20)
 
@@ -179,7 +180,7 @@ def grouped_product(e: Exact) -> torch.Tensor:
     made = a.new_zeros(a.shape[0], b.shape[2])
     start = 0
     for expert, end in enumerate(ends.tolist()):
-        made[start:end] = _matmul(e, a[start:end], b[expert])
+        made[start:end] = matmul(e, a[start:end], b[expert])
         start = end
     return made
 
@@ -202,3 +203,15 @@ def embedding_bag(e: Exact) -> Any:
         rows.append(total if e.get("mode") == 0 else e.product(total, e.field.inverse(count)))
     empty = indices.new_zeros(0)
     return torch.stack(rows), empty, empty, empty
+
+
+@exact("_euclidean_dist", "_cdist_forward")
+def distance(e: Exact) -> torch.Tensor:
+    """Euclidean distances of all pairs of rows: the root of an exact sum of squares."""
+    if e.get("p", 2) != 2:
+        raise UnsupportedOperation(e.name, f"a distance of order {e.get('p')}")
+    a, b = e.residue("x1"), e.residue("x2")
+    squares = [e.reduce(e.product(rows, rows).sum(-1), rows.shape[-1] * 2.0**18) for rows in (a, b)]
+    crossed = matmul(e, a, b.transpose(-1, -2))
+    total = squares[0].unsqueeze(-1) + squares[1].unsqueeze(-2) - 2 * crossed
+    return e.random("sqrt", e.reduce(total, 2.0**22), torch.sqrt)

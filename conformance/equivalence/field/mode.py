@@ -17,8 +17,21 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conformance.equivalence.field import detection, linear, normal, pointwise, spatial  # noqa: F401 - they register
+from conformance.equivalence.field.complex import COMPLEX_MOVES, COMPLEX_RULES, is_complex
 from conformance.equivalence.field.modulus import Field
-from conformance.equivalence.field.table import FIELD_RULES, Exact, bounded, bounds, is_residue, mark, storage
+from conformance.equivalence.field.reads import Followed, NumbersNeededError, Reads, ReadsDifferentError, read_by
+from conformance.equivalence.field.table import (
+    ANSWERS,
+    FIELD_RULES,
+    Exact,
+    Marks,
+    bounded,
+    bounds,
+    is_residue,
+    mark,
+    may_hold_residues,
+    storage,
+)  # fmt: skip
 from conformance.errors import UnsupportedOperation
 from conformance.graph.tape import tensors_in
 from conformance.graph.trace import decomposed
@@ -40,14 +53,6 @@ _MOVES = frozenset((
 ))  # fmt: skip
 """Operations that only move or choose values: they run as they are."""
 
-_ANSWERS = frozenset((
-    "eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite", "argmax", "argmin", "argsort", "logical_not",
-    "logical_and", "logical_or", "zeros_like", "ones_like", "new_zeros", "new_ones", "nonzero", "any", "all",
-    "isclose", "sym_size", "sym_stride", "sym_numel", "is_same_size", "searchsorted", "bucketize", "rand_like",
-    "torchvision::nms",
-))  # fmt: skip
-"""Operations whose result is no residue: answers about order, and fresh constants."""
-
 _FILLS = frozenset(("constant_pad_nd", "fill", "full_like", "new_full", "index_fill", "scatter", "fill_diagonal"))
 """Operations with a number, named value or fill_value, that becomes part of the result."""
 
@@ -65,46 +70,41 @@ class Exercise:
 
 
 class FieldMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside this context every operation computes on residues."""
+    """Inside this context every operation computes on residues.
 
-    def __init__(self, arithmetic: Field) -> None:
+    reads has the numbers for code that reads computed values; without it such code is refused.
+    """
+
+    def __init__(self, arithmetic: Field, reads: Reads | Followed | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.field = arithmetic
         self.exercise = Exercise()
-        self.refused: UnsupportedOperation | None = None
+        self.reads = reads
+        self.marks = Marks()
+        self.refused: UnsupportedOperation | ReadsDifferentError | NumbersNeededError | None = None
         self.state: set[int] = set()
-        self._storages: dict[int, torch.Tensor] = {}
-
-    def adopt(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Mark a tensor, and whatever else shows the same memory (`parameter.data`, the base of a view)."""
-        self._storages[tensor.untyped_storage()._cdata] = tensor
-        return mark(tensor)
-
-    def _holds(self, tensor: torch.Tensor) -> bool:
-        if is_residue(tensor):
-            return True
-        if tensor.is_floating_point() and tensor.untyped_storage()._cdata in self._storages:
-            mark(tensor)
-            return True
-        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        held = [self._holds(leaf) for leaf in leaves]  # all are looked at: each one is marked
-        if not any(held):
+        if not self.marks.any_held((args, kwargs)):
             return func(*args, **kwargs)
         try:
             return self._compute(func, args, kwargs)
-        except UnsupportedOperation as error:
+        except (UnsupportedOperation, ReadsDifferentError, NumbersNeededError) as error:
             self.refused = error  # also when the model's own code catches it and goes another way
             raise
 
     def _compute(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = base_name(func)
         self._count(name)
-        if name in _ANSWERS:
+        if name in ANSWERS:
             return func(*args, **kwargs)
+        read = read_by(func, args, kwargs) if self.reads is not None else None
+        if read is not None:
+            number = self.reads.take(read)  # type: ignore[union-attr]
+            return args[0].copy_(number) if func._schema.is_mutable else number
+        if is_complex(name, args, kwargs):
+            return self._of_complex(func, args, kwargs, name)
         if name in FIELD_RULES:
             result = FIELD_RULES[name](Exact(self.field, func, args, kwargs, name))
         elif name in _MOVES or (name in _FILLS and "reduce" not in func._overloadname):
@@ -119,6 +119,18 @@ class FieldMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         dtype = _result_dtype(name, args, kwargs)
         return pytree.tree_map_only(torch.Tensor, lambda leaf: _as_residue(leaf, dtype), result)
 
+    def _of_complex(self, func: Any, args: Any, kwargs: Any, name: str) -> Any:
+        """Complex numbers are pairs of residues; where an operation has no rule for them it is refused."""
+        if func._schema.is_mutable or name not in COMPLEX_RULES | dict.fromkeys(COMPLEX_MOVES):
+            raise UnsupportedOperation(func._schema.name.replace("::", "."), "no exact rule for complex numbers")
+        if name in COMPLEX_RULES:
+            result = COMPLEX_RULES[name](Exact(self.field, func, args, kwargs, name))
+        else:
+            args, kwargs = self._lift(func, args, kwargs, name)
+            result = (torch.ops.aten.reshape.default if func in _VIEWS else func)(*args, **kwargs)
+        dtype = _result_dtype(name, args, kwargs)
+        return pytree.tree_map_only(torch.Tensor, lambda leaf: _as_residue(leaf, dtype), result)
+
     def _count(self, name: str) -> None:
         self.exercise.operations += 1
         self.exercise.by_name[name] = self.exercise.by_name.get(name, 0) + 1
@@ -129,7 +141,7 @@ class FieldMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _lift(self, func: Any, args: Any, kwargs: Any, name: str) -> Any:
         def lift(leaf: Any) -> Any:
-            if not isinstance(leaf, torch.Tensor) or not leaf.is_floating_point() or is_residue(leaf):
+            if not isinstance(leaf, torch.Tensor) or not may_hold_residues(leaf.dtype) or is_residue(leaf):
                 return leaf
             return self.field.embed(leaf).to(storage(leaf.dtype))
 
@@ -159,22 +171,27 @@ class FieldMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         target._bounds = bounds(result)  # type: ignore[attr-defined]
         if target.untyped_storage()._cdata in self.state:
             _KEPT.clear()  # a forward that writes to parameters: nobody else shall see that
-        return self.adopt(target)
+        return self.marks.adopt(target)
+
+
+_WIDE = (torch.float64, torch.complex128)
 
 
 def _result_dtype(name: str, args: Any, kwargs: Any) -> torch.dtype:
     """The floating type the model would see: as asked for, else the widest among the operands."""
     asked = kwargs.get("dtype")
-    if isinstance(asked, torch.dtype) and asked.is_floating_point:
-        return storage(asked)
+    if isinstance(asked, torch.dtype) and may_hold_residues(asked):
+        return storage(asked).to_real()
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     # A 0-dimensional float64 operand does not widen the others, as in ordinary promotion.
-    wide = any(leaf.dtype == torch.float64 and (leaf.ndim or name == "_to_copy") for leaf in tensors)
-    wide |= all(leaf.ndim == 0 for leaf in tensors) and any(leaf.dtype == torch.float64 for leaf in tensors)
+    wide = any(leaf.dtype in _WIDE and (leaf.ndim or name == "_to_copy") for leaf in tensors)
+    wide |= all(leaf.ndim == 0 for leaf in tensors) and any(leaf.dtype in _WIDE for leaf in tensors)
     return torch.float64 if wide else torch.float32
 
 
 def _as_residue(leaf: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if leaf.is_complex():
+        return mark(leaf.to(dtype.to_complex()))
     if not leaf.is_floating_point():
         return leaf
     made, known = mark(leaf.to(dtype)), bounds(leaf)
@@ -186,7 +203,7 @@ def embedded(model: torch.nn.Module, arithmetic: Field) -> torch.nn.Module:
     memo: dict[int, Any] = {}
     of = _residues_of if sum(parameter.numel() for parameter in model.parameters()) <= _KEEP else _fresh_residues
     for parameter in model.parameters():
-        if parameter.is_floating_point() or parameter.is_complex():
+        if may_hold_residues(parameter.dtype):
             memo[id(parameter)] = of(parameter, arithmetic)
     for buffer in model.buffers():
         if buffer.is_floating_point():
@@ -243,28 +260,39 @@ def _forget() -> None:
 
 
 def run(
-    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], arithmetic: Field
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    arithmetic: Field,
+    reads: Reads | Followed | None = None,
 ) -> tuple[Any, Exercise]:
     """The model's outputs as residues, in evaluation mode. Floating inputs must already be residues.
 
-    Raises UnsupportedOperation when an operation has no exact rule.
+    Raises UnsupportedOperation when an operation has no exact rule, ReadsDifferentError when the model does not
+    read what it should follow.
     """
-    return execute(embedded(model, arithmetic), args, kwargs, arithmetic)
+    return execute(embedded(model, arithmetic), args, kwargs, arithmetic, reads)
 
 
 def execute(
-    twin: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], arithmetic: Field
+    twin: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    arithmetic: Field,
+    reads: Reads | Followed | None = None,
 ) -> tuple[Any, Exercise]:
     """As `run`, of a model that `embedded` made."""
     args, kwargs = pytree.tree_map_only(torch.Tensor, lambda leaf: leaf.clone(), (args, kwargs))
-    mode = FieldMode(arithmetic)
+    mode = FieldMode(arithmetic, reads)
     for leaf in [*tensors_in((args, kwargs)), *twin.parameters(), *twin.buffers()]:
         if leaf.is_floating_point():
-            mode.adopt(leaf)
+            mode.marks.adopt(leaf)
     mode.state = {parameter.untyped_storage()._cdata for parameter in twin.parameters()}
     with decomposed(), torch.random.fork_rng(devices=[]), mode:
         torch.manual_seed(0)
         outputs = twin(*args, **kwargs)
     if mode.refused is not None:
         raise mode.refused
+    if isinstance(reads, Followed):
+        reads.finish()
     return outputs, mode.exercise

@@ -76,10 +76,13 @@ class Field:
         return torch.take(_inverse_table(self.prime).to(x.device), x.long() + self.half).double()
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
-        """Residues of a floating, integer or boolean tensor, in float64 and of the same shape."""
+        """Residues of a floating, integer or boolean tensor, in float64 and of the same shape.
+
+        Of a complex tensor those of its two parts, in complex128.
+        """
+        if x.is_complex():
+            return torch.complex(self.embed(x.real), self.embed(x.imag))
         if not x.is_floating_point():
-            if x.is_complex():
-                raise UnsupportedOperation("complex arithmetic", "complex tensors have no residue")
             return self.reduce_(torch.remainder(x.to(torch.int64), self.prime).double())
         out = torch.empty(x.shape, dtype=torch.float64, device=x.device)
         source, target = x.detach().reshape(-1), out.view(-1)

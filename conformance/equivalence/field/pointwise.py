@@ -141,19 +141,34 @@ def unary(e: Exact) -> torch.Tensor:
         return result
 
     made = e.random(f"{e.name}:{numbers}" if numbers else e.name, e.residue(first), plain)
-    if e.name in ("floor", "ceil", "round", "trunc"):
-        return bounded(made, -math.inf, math.inf)
-    return _clamped(e, made, plain) if e.name == "clamp" and bounds(e.get(first)) else made
-
-
-def _clamped(e: Exact, made: torch.Tensor, plain: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Whole numbers between two whole numbers stay such: code may read them as integers."""
-    low, high = e.get("min"), e.get("max")
-    if low is None or high is None or low != int(low) or high != int(high) or not 0 <= high - low < 2**10:
+    known = whole_range(e.name, e.bound)
+    if known is None:
         return made
+    return bounded(_chosen(e, made, plain, *known) if math.isfinite(known[0]) else made, *known)
+
+
+def whole_range(name: str, bound: dict[str, Any]) -> tuple[float, float] | None:
+    """The range of whole numbers that an operation's result has, None where it may have others.
+
+    Whole numbers between two whole numbers stay such: code may read them as integers.
+    """
+    if name in ("floor", "ceil", "round", "trunc"):
+        return -math.inf, math.inf
+    if name != "clamp" or bounds(bound["self"]) is None:
+        return None
+    low, high = bound.get("min"), bound.get("max")
+    if low is None or high is None or low != int(low) or high != int(high) or not 0 <= high - low < 2**10:
+        return None
+    return low, high
+
+
+def _chosen(
+    e: Exact, made: torch.Tensor, plain: Callable[[torch.Tensor], torch.Tensor], low: float, high: float
+) -> torch.Tensor:
+    """Random whole numbers from low to high, right at zero."""
     chosen = torch.remainder(made, high - low + 1) + low
     at_zero = float(plain(torch.zeros(1, dtype=torch.float64))[0])
-    return bounded(torch.where(e.residue(next(iter(e.bound))) == 0, at_zero, chosen), low, high)
+    return torch.where(e.residue(next(iter(e.bound))) == 0, at_zero, chosen)
 
 
 def _is_inplace(op: Any) -> bool:

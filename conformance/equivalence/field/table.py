@@ -6,12 +6,35 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from conformance.equivalence.field.modulus import Field
 
 FieldRule = Callable[["Exact"], Any]
 FIELD_RULES: dict[str, FieldRule] = {}
 MOVEMENTS: set[str] = set()
+
+
+ANSWERS = frozenset((
+    "eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite", "argmax", "argmin", "argsort", "logical_not",
+    "logical_and", "logical_or", "zeros_like", "ones_like", "new_zeros", "new_ones", "nonzero", "any", "all",
+    "isclose", "sym_size", "sym_stride", "sym_numel", "is_same_size", "searchsorted", "bucketize", "rand_like",
+    "torchvision::nms",
+))  # fmt: skip
+"""Operations whose result is no residue: answers about order, and fresh constants."""
+
+
+def bind(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by schema name, defaults included."""
+    bound: dict[str, Any] = {}
+    for position, argument in enumerate(op._schema.arguments):
+        if position < len(args):
+            bound[argument.name] = args[position]
+        elif argument.name in kwargs:
+            bound[argument.name] = kwargs[argument.name]
+        elif argument.has_default_value():
+            bound[argument.name] = argument.default_value
+    return bound
 
 
 class Exact:
@@ -21,14 +44,7 @@ class Exact:
         self.field = field
         self.op = op
         self.name = name
-        self.bound: dict[str, Any] = {}
-        for position, argument in enumerate(op._schema.arguments):
-            if position < len(args):
-                self.bound[argument.name] = args[position]
-            elif argument.name in kwargs:
-                self.bound[argument.name] = kwargs[argument.name]
-            elif argument.has_default_value():
-                self.bound[argument.name] = argument.default_value
+        self.bound = bind(op, args, kwargs)
 
     def get(self, name: str, default: Any = None) -> Any:
         """An argument as given."""
@@ -51,7 +67,9 @@ class Exact:
     def lift(self, value: Any) -> Any:
         """Residues of a tensor, number or None."""
         if isinstance(value, torch.Tensor):
-            return value.double() if is_residue(value) else self.field.embed(value)
+            if not is_residue(value):
+                return self.field.embed(value)
+            return value.to(torch.complex128) if value.is_complex() else value.double()
         if value is None:
             return None
         return self.field.number(value)
@@ -93,10 +111,43 @@ def mark(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+class Marks:
+    """Which tensors of a run are computed: state, floating inputs, and what follows from them."""
+
+    def __init__(self) -> None:
+        self._storages: dict[int, torch.Tensor] = {}
+
+    def adopt(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Mark a tensor, and whatever else shows the same memory (`parameter.data`, the base of a view)."""
+        self._storages[tensor.untyped_storage()._cdata] = tensor
+        return mark(tensor)
+
+    def any_held(self, tree: Any) -> bool:
+        """Whether an argument structure has a marked tensor; all that show adopted memory are marked."""
+        leaves = [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+        held = [self._holds(leaf) for leaf in leaves]  # all are looked at: each one is marked
+        return any(held)
+
+    def _holds(self, tensor: torch.Tensor) -> bool:
+        if is_residue(tensor):
+            return True
+        if may_hold_residues(tensor.dtype) and tensor.untyped_storage()._cdata in self._storages:
+            mark(tensor)
+            return True
+        return False
+
+
+def may_hold_residues(dtype: torch.dtype) -> bool:
+    """Whether tensors of this type hold real or complex numbers, neither integers nor answers."""
+    return dtype.is_floating_point or dtype.is_complex
+
+
 def storage(dtype: torch.dtype) -> torch.dtype:
     """The type that holds residues where the model expects `dtype`: float32 and float64 hold them
-    exactly and are kept, so that code which asks for a tensor's type takes its usual path.
+    exactly and are kept, so that code which asks for a tensor's type takes its usual path; complex likewise.
     """
+    if dtype.is_complex:
+        return torch.complex128 if dtype == torch.complex128 else torch.complex64
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
 

@@ -1,0 +1,1 @@
+"""Lottery tickets: magnitude masks, rewound subnets, network slimming and Early-Bird tickets."""

@@ -1,0 +1,1 @@
+"""A leaderboard made from stored rows alone: statistics, files, static pages."""
