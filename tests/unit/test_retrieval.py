@@ -213,7 +213,7 @@ def test_figures_do_not_depend_on_the_batches(size):
     model = Bag()
     with torch.no_grad():
         model.table.weight.copy_(torch.randn(12, 16, generator=torch.Generator().manual_seed(1)))
-    vectors = [[model(**padded([text], 0))[0] for text in texts] for texts in (QUERIES, BODIES)]
+    vectors = [[model(**padded([text], 0))[0].detach() for text in texts] for texts in (QUERIES, BODIES)]
     places = []
     for number, query in enumerate(vectors[0]):
         scores = [float(torch.cosine_similarity(query, body, dim=0)) for body in vectors[1]]
