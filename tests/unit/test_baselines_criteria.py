@@ -451,6 +451,10 @@ def test_renumbering_channels_renumbers_scores(name, net):
     before, after = run.method.score(run), other.method.score(other)
     if name == "hrank":  # ranks are whole numbers: rounding may move one map of many across the tolerance
         assert torch.allclose(after[1:], before[source][1:], atol=0.2)
+    elif name == "thinet":  # places in a greedy order: two channels that hardly count may change theirs by rounding
+        moved = (after[1:] - before[source][1:]).abs()
+        assert moved.max() <= 1
+        assert (moved > 0).sum() <= 2
     else:
         assert torch.allclose(after[1:], before[source][1:], rtol=2e-2, atol=1e-4)
 
