@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from conformance.errors import UsageError
-from reference_impls.oto.halfspace import HalfSpace, Old
+from reference_impls.oto.halfspace import HalfSpace, Motion, Old
 from reference_impls.oto.quota import Quota
-from reference_impls.oto.rows import Member, Rows
+from reference_impls.oto.rows import Lines, Rows
 from reference_impls.oto.saliency import dhspg_redundancy, products
 from reference_impls.oto.wrapper import Loss, decoupled
 
@@ -54,7 +54,7 @@ class DHSPG(HalfSpace):
         self.start_step, self.penalty, self.amplify, self.cap = start_step, penalty, amplify, cap
         self.tolerance = tolerance
         self.penalised_groups = np.zeros(rows.count + 1, dtype=bool)
-        self._active: list[Member] = []
+        self._active = rows.with_groups(self.penalised_groups)
         self._flags = torch.zeros(rows.count + 1, dtype=torch.bool, device=rows.device)
 
     def update(self, loss: Loss | None) -> None:
@@ -65,13 +65,16 @@ class DHSPG(HalfSpace):
             return
         if self.steps == self.start_step:
             before = self.remember()
-            self.base.step()
+            with self.penalised(None):
+                self.base.step()
             found = products(self.rows, before, self.direction(before))
             self._choose(dhspg_redundancy(found, self.rows.units.sizes.to(found.xx), self._free))
-            old = Old(self, {}, set(before))
+            copied = {id(tensor): tensor for tensor in self.rows.parameters}
+            old = Old(self, self._active, {}, copied)
         else:
-            old = self.old_points(self._active, decay=True)
-            self.base.step()
+            old = self.old_points(self._active)
+            with self.penalised(None):
+                self.base.step()
         self._push(old)
 
     def _choose(self, redundancy: torch.Tensor) -> None:
@@ -85,55 +88,46 @@ class DHSPG(HalfSpace):
         self._active_members()
 
     def _active_members(self) -> None:
-        self._flags = torch.from_numpy(self.penalised_groups & ~self.gone).to(self.rows.device)
-        self._active = [member for member in self.rows.members if bool(self._flags[member.index].any())]
+        flags = self.penalised_groups & ~self.gone
+        self._flags = torch.from_numpy(flags).to(self.rows.device)
+        self._active = self.rows.with_groups(flags)
 
     def _push(self, old: Old) -> None:
-        """Penalty and projection, from lines of the members that hold penalised groups."""
-        rows, flags = self.rows, self._flags
-        held = self._group_of()
-        active = {id(member) for member in self._active}
-        lines: list[tuple[torch.Tensor, ...]] = []
-        for member in rows.members:
-            if id(member) in active:
-                lines.append(self._lines(member, old, held.get(id(member.tensor))))
-            else:
-                nothing = torch.zeros(member.index.numel(), dtype=rows.dtype, device=rows.device)
-                lines.append((nothing,) * 5)
-        xx, inner, xd, dd, weighted = (rows.gather(part) for part in zip(*lines, strict=True))
-        norm = xx.sqrt()
-        push = torch.where(flags, self._penalties(norm, xd, dd) / (norm + 1e-8), 0)
-        for member in self._active:
-            self._apply(member, old, held.get(id(member.tensor)), push)
+        """Penalty and projection, from the members that hold penalised groups."""
+        lines, motion = self._active, old.motion()
+        rates, decays = self._rates(lines)
+        tensors = lines.tensors()
+        new, cross, length = lines.grams(tensors, motion.moved)
+        scale = lines.repeated(motion.scales)
+        inner = new + scale * cross
+        # From the motion to d: divided by lr where it was copied, and without decoupled decay.
+        shrink = lines.repeated([a / b if b else 0.0 for a, b in zip(motion.scales, rates, strict=True)])
+        decay, rate = lines.repeated(decays), lines.repeated(rates)
+        xm, mm = (cross + scale * length) * shrink, length * shrink.square()
+        xx = inner + scale * (cross + scale * length)
+        xd = xm - decay * xx
+        dd = mm - 2 * decay * xm + decay.square() * xx
+        squares, xd, dd, inner, weighted = (lines.total(line) for line in (xx, xd, dd, inner, rate * xx))
+        norm = squares.sqrt()
+        push = torch.where(self._flags, self._penalties(norm, xd, dd) / (norm + 1e-8), 0)
+        self._apply(motion, rates, push)
+        # Where a parameter's rows and columns are of different groups both may shrink it; each is tested on its own.
         inner = inner - push * weighted
         before = self.gone.sum()
-        self.project(flags & self.leaving(inner, xx, self.epsilon), inner, xx, flags)
+        self.project(self._flags & self.leaving(inner, squares, self.epsilon), inner, squares, self._flags)
         if self.gone.sum() != before:
             self._active_members()
 
-    def _lines(self, member: Member, old: Old, group: dict[str, Any] | None) -> tuple[torch.Tensor, ...]:
-        """<x, x>, <x_new, x>, <x, d>, <d, d> and lr <x, x> a position."""
-        rows = self.rows
-        rate = 0.0 if group is None else float(group["lr"])
-        copy = old.copy(member)
-        new = rows.squares(member)
-        if copy is None:
-            step, _ = old.step_of(member)
-            cross, dd = rows.dots(member, member.tensor, step), rows.squares(member, step)
-            inner = new + rate * cross
-            xd = cross + rate * dd
-            xx = inner + rate * xd
-        else:
-            xx = rows.squares(member, copy)
-            inner = rows.dots(member, copy, member.tensor)
-            if group is None or member.tensor.grad is None or rate == 0:
-                return xx, inner, torch.zeros_like(xx), torch.zeros_like(xx), rate * xx
-            moved = copy.sub(member.tensor)
-            if decoupled(group) and group.get("weight_decay", 0):
-                moved.sub_(copy, alpha=rate * group["weight_decay"])
-            xd = rows.dots(member, copy, moved) / rate
-            dd = rows.squares(member, moved) / rate**2
-        return xx, inner, xd, dd, rate * xx
+    def _rates(self, lines: Lines) -> tuple[list[float], list[float]]:
+        """For each member its lr, 0 where the base does not move it, and its decoupled weight decay."""
+        held = self._group_of()
+        rates, decays = [], []
+        for member in lines.members:
+            group = held.get(id(member.tensor))
+            rates.append(0.0 if group is None else float(group["lr"]))
+            steps = group is not None and member.tensor.grad is not None and decoupled(group)
+            decays.append(float(group.get("weight_decay", 0)) if group is not None and steps else 0.0)
+        return rates, decays
 
     def _penalties(self, norm: torch.Tensor, xd: torch.Tensor, dd: torch.Tensor) -> torch.Tensor:
         """penalty_g: enough to shrink the group although d lengthens it, while the step still descends."""
@@ -145,19 +139,19 @@ class DHSPG(HalfSpace):
         amplified = torch.where(amplified >= most, (least + most) / 2, amplified)
         return torch.where(pushed_out, amplified, self.penalty)
 
-    def _apply(self, member: Member, old: Old, group: dict[str, Any] | None, push: torch.Tensor) -> None:
-        """x_new loses lr * push * x_old."""
-        if group is None:
-            return
-        rate = float(group["lr"])
-        copy = old.copy(member)
-        spread = member.spread(push * rate)
-        tensor = member.tensor
-        if copy is not None:
-            tensor.addcmul_(copy, spread, value=-1)
-        else:
-            step, _ = old.step_of(member)
-            tensor.mul_(1 - spread).addcmul_(step, spread, value=-rate)
+    def _apply(self, motion: Motion, rates: list[float], push: torch.Tensor) -> None:
+        """x_new loses lr * push * x_old, with x_old = x_new + scale * moved."""
+        terms: dict[int, list[int]] = {}
+        for number, member in enumerate(self._active.members):
+            terms.setdefault(id(member.tensor), []).append(number)
+        spread = self._active.spread(push)
+        for found in terms.values():
+            first = found[0]
+            if not rates[first]:
+                continue
+            part = sum((spread[number] for number in found[1:]), spread[first]) * rates[first]
+            tensor = self._active.members[first].tensor.detach()
+            tensor.mul_(1 - part).addcmul_(motion.moved[first], part, value=-motion.scales[first])
 
     # -- state ---------------------------------------------------------------------------------
 

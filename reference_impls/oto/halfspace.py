@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from conformance.errors import UsageError
 from reference_impls.oto.quota import Quota
-from reference_impls.oto.rows import Member, Rows
+from reference_impls.oto.rows import Lines, Rows, unique_copies
 from reference_impls.oto.wrapper import SparseOptimizer, decoupled
 
 
@@ -46,11 +47,10 @@ class HalfSpace(SparseOptimizer):
 
     # -- the old point -------------------------------------------------------------------------
 
-    def shifts(self, *, decay: bool) -> dict[int, tuple[torch.Tensor | None, float]]:
-        """Before a step: for parameters whose step will be x - lr * b, what says so by id; others have to be copied.
+    def shifts(self) -> dict[int, tuple[torch.Tensor | None, float]]:
+        """Before a penalised step: for parameters whose step will be x - lr * b, lr and what says b, by id.
 
-        decay tells whether weight decay is left to the base. The tensor b is None as long as it is the base's
-        momentum buffer, which may not exist yet.
+        That is the gradient, or None for the base's momentum buffer, which may not exist yet.
         """
         found: dict[int, tuple[torch.Tensor | None, float]] = {}
         if type(self.base) is not torch.optim.SGD:
@@ -63,30 +63,26 @@ class HalfSpace(SparseOptimizer):
                     continue
                 if group["momentum"]:
                     found[id(tensor)] = None, float(group["lr"])
-                elif not group["maximize"] and not (decay and group["weight_decay"]):
+                elif not group["maximize"]:
                     found[id(tensor)] = tensor.grad, float(group["lr"])
         return found
 
-    def old_points(self, members: list[Member], *, decay: bool) -> Old:
-        """What is needed to know the old point of these members after the step."""
-        shifts = self.shifts(decay=decay)
+    def old_points(self, lines: Lines) -> Old:
+        """What is needed to know the old point of these members after a penalised step."""
+        shifts = self.shifts()
         copied = {
             id(member.tensor): member.tensor
-            for member in members
+            for member in lines.members
             if not member.alone or id(member.tensor) not in shifts
         }
-        for tensor in copied.values():
-            held = self._buffers.get(id(tensor))
-            if held is None or held.shape != tensor.shape or held.device != tensor.device:
-                self._buffers[id(tensor)] = torch.empty_like(tensor, memory_format=torch.preserve_format)
-            self._buffers[id(tensor)].copy_(tensor.detach())
-        return Old(self, shifts, set(copied))
+        unique_copies(copied.values(), self._buffers)
+        return Old(self, lines, shifts, copied)
 
     # -- projecting ----------------------------------------------------------------------------
 
     def leaving(self, inner: torch.Tensor, squares: torch.Tensor, epsilon: torch.Tensor | float) -> torch.Tensor:
         """Flags of the groups whose trial point, with <z, x> = inner, is outside the half-space of x."""
-        return self._free & ~self.gone_flags & (inner < epsilon * squares) & (squares > 0)
+        return self._open & (inner < epsilon * squares) & (squares > 0)
 
     def project(
         self, wanted: torch.Tensor, inner: torch.Tensor, squares: torch.Tensor, among: torch.Tensor
@@ -110,38 +106,39 @@ class HalfSpace(SparseOptimizer):
     # -- penalties in the gradient -------------------------------------------------------------
 
     @contextlib.contextmanager
-    def penalised(self, coefficient: torch.Tensor) -> Iterator[None]:
+    def penalised(self, coefficient: torch.Tensor | None) -> Iterator[None]:
         """Around the base's step: gradients get coefficient[g] * x for the vector x of each group g.
 
-        Where the base adds weight decay to the gradient itself both are added in one pass in its place.
+        Weight decay that the base would add to the gradient is added here, in place, in the same pass: what the
+        base computes stays the same to the bit, and its temporaries are saved.
         """
-        folds = type(self.base) in (torch.optim.SGD, torch.optim.Adam)
-        decays = [(group, group.get("weight_decay", 0)) for group in self.param_groups]
         spread: dict[int, list[torch.Tensor]] = {}
-        for member in self.rows.members:
-            spread.setdefault(id(member.tensor), []).append(member.spread(coefficient))
-        for group, decay in decays:
-            own = folds and not decoupled(group)
+        if coefficient is not None:
+            for member, term in zip(self.rows.members, self.rows.spread(coefficient), strict=True):
+                spread.setdefault(id(member.tensor), []).append(term)
+        decays = [
+            (group, group["weight_decay"]) for group in self.param_groups if adds_decay(self.base, group)
+        ]
+        for group in self.param_groups:
+            decay = group["weight_decay"] if adds_decay(self.base, group) else 0
             sign = -1 if group.get("maximize", False) else 1
             for tensor in group["params"]:
                 if tensor.grad is None:
                     continue
                 terms = spread.get(id(tensor), [])
-                if own and decay:
-                    if terms:
-                        terms[0] = terms[0] + decay
-                    else:
-                        tensor.grad.add_(tensor, alpha=sign * decay)
+                if terms and decay:
+                    terms[0] = terms[0] + decay
+                elif decay:
+                    tensor.grad.add_(tensor, alpha=sign * decay)
                 for term in terms:
                     tensor.grad.addcmul_(tensor, term, value=sign)
-            if own:
-                group["weight_decay"] = 0
         try:
+            for group, _ in decays:
+                group["weight_decay"] = 0
             yield
         finally:
             for group, decay in decays:
-                if "weight_decay" in group:
-                    group["weight_decay"] = decay
+                group["weight_decay"] = decay
 
     # -- state ---------------------------------------------------------------------------------
 
@@ -151,30 +148,42 @@ class HalfSpace(SparseOptimizer):
         self.met = self.quota.met(self.gone)
 
 
+def adds_decay(base: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
+    """Whether the base adds weight_decay * x to the gradient before anything else, as far as is known of it."""
+    known = type(base) in (torch.optim.SGD, torch.optim.Adam)
+    return known and not decoupled(group) and group["weight_decay"] != 0
+
+
+@dataclass(frozen=True)
 class Old:
-    """Parameters as they were before the base's step, after it: copied, or known from the step itself."""
+    """How far the base's step has taken some members: x_old = x_new + scale * moved, from copies or the step itself."""
 
-    def __init__(
-        self, optimizer: HalfSpace, shifts: dict[int, tuple[torch.Tensor | None, float]], copied: set[int]
-    ) -> None:
-        self.optimizer, self.shifts, self.copied = optimizer, shifts, copied
+    optimizer: HalfSpace
+    lines: Lines
+    shifts: dict[int, tuple[torch.Tensor | None, float]]
+    copied: dict[int, torch.Tensor]
 
-    def copy(self, member: Member) -> torch.Tensor | None:
-        """The copy, None where there is none."""
-        return self.optimizer._buffers[id(member.tensor)] if id(member.tensor) in self.copied else None
+    def motion(self) -> Motion:
+        """To be called once, after the step."""
+        buffers, state = self.optimizer._buffers, self.optimizer.state
+        for key, tensor in self.copied.items():
+            buffers[key].sub_(tensor)
+        moved, scales = [], []
+        for member in self.lines.members:
+            key = id(member.tensor)
+            if key in self.copied:
+                moved.append(buffers[key])
+                scales.append(1.0)
+            else:
+                known, rate = self.shifts[key]
+                moved.append(state[member.tensor]["momentum_buffer"] if known is None else known)
+                scales.append(rate)
+        return Motion(moved, scales)
 
-    def step_of(self, member: Member) -> tuple[torch.Tensor, float]:
-        """(b, lr) with x_old = x_new + lr * b, for a parameter that was not copied."""
-        known, rate = self.shifts[id(member.tensor)]
-        found = self.optimizer.state[member.tensor]["momentum_buffer"] if known is None else known
-        return found, rate
 
-    def inner(self, member: Member) -> torch.Tensor:
-        """The line <x_new, x_old>."""
-        rows = self.optimizer.rows
-        old = self.copy(member)
-        if old is not None:
-            return rows.dots(member, member.tensor, old)
-        moved, rate = self.step_of(member)
-        return rows.squares(member).add_(rows.dots(member, member.tensor, moved), alpha=rate)
+@dataclass(frozen=True)
+class Motion:
+    """One tensor and one scale a member: x_old = x_new + scale * moved."""
 
+    moved: list[torch.Tensor]
+    scales: list[float]

@@ -9,7 +9,7 @@ import torch
 
 from conformance.errors import UsageError
 from conformance.partition.groups import KINDS
-from reference_impls.oto.halfspace import HalfSpace
+from reference_impls.oto.halfspace import HalfSpace, Old
 from reference_impls.oto.quota import Quota
 from reference_impls.oto.rows import Rows
 from reference_impls.oto.wrapper import Loss
@@ -53,6 +53,8 @@ class HSPG(HalfSpace):
         self._kind = torch.tensor([KINDS.index(kind) if kind else 0 for kind in rows.units.groups.kinds])
         self.epsilons = torch.full((len(KINDS),), epsilon, dtype=torch.float64)
         self._last = 0.0
+        self._after: torch.Tensor | None = None
+        self._written: list[tuple[int, int]] = []
 
     def update(self, loss: Loss | None) -> None:
         """A penalised step of the base; in the second stage the projection."""
@@ -61,21 +63,41 @@ class HSPG(HalfSpace):
             self.base.step()
             return
         rows = self.rows
-        lines = [rows.squares(member) for member in rows.members]
-        squares = rows.gather(lines)
+        squares = self._squares()
         testing = self.steps >= self.start_step and not self.met
-        old = self.old_points(rows.members, decay=not self.penalty) if testing else None
-        if self.penalty:
-            with self.penalised(torch.where(self._free & (squares > 0), self.penalty / (squares.sqrt() + 1e-6), 0)):
-                self.base.step()
-        else:
+        old = self.old_points(rows) if testing else None
+        pushed = torch.where(self._open & (squares > 0), self.penalty / (squares.sqrt() + 1e-6), 0)
+        with self.penalised(pushed if self.penalty else None):
             self.base.step()
         if old is not None:
-            inner = rows.gather([old.inner(member) for member in rows.members])
+            inner = self._inner(old)
             epsilon = self.epsilons[self._kind].to(squares)
-            at_zero = self._free & (squares == 0) & ~self.gone_flags
+            at_zero = self._open & (squares == 0)
             self.project(self.leaving(inner, squares, epsilon) | at_zero, inner, squares, self._free)
             self._adapt()
+
+    def _squares(self) -> torch.Tensor:
+        """||x_g||^2 before the step: what the step before has found after it, if nobody has written to x since."""
+        known, self._after = self._after, None
+        if known is not None and self._written == self._writes():
+            return torch.where(self._open, known, 0)
+        return self.rows.gather(self.rows.squares(self.rows.tensors()))
+
+    def _inner(self, old: Old) -> torch.Tensor:
+        """<x_new, x_old> of every group."""
+        rows, motion = self.rows, old.motion()
+        tensors = rows.tensors()
+        new = rows.joined(rows.squares(tensors))
+        self._after = rows.total(new)
+        cross = rows.joined(rows.dots(tensors, motion.moved))
+        return rows.total(new.addcmul_(rows.repeated(motion.scales), cross))
+
+    def _writes(self) -> list[tuple[int, int]]:
+        return [(tensor._version, tensor.data_ptr()) for tensor in self.rows.parameters]
+
+    def settled(self) -> None:
+        """Remembers that x is as the step left it."""
+        self._written = self._writes() if self._after is not None else []
 
     def _adapt(self) -> None:
         """The published rule, at the end of every adapt_every-th step of the second stage."""
@@ -101,3 +123,4 @@ class HSPG(HalfSpace):
         """As saved."""
         super().load_own_state(saved)
         self.epsilons, self._last = saved["epsilons"].cpu().clone(), saved["last"]
+        self._after = None

@@ -46,14 +46,11 @@ class Products:
 
 def products(rows: Rows, before: dict[int, torch.Tensor], direction: Direction) -> Products:
     """Of the parameters as they were `before` a step, by id, and its direction."""
-    xx, xd, dd = [], [], []
-    for member in rows.members:
-        old, moved = before[id(member.tensor)], direction(member)
-        line = rows.squares(member, old)
-        xx.append(line)
-        xd.append(torch.zeros_like(line) if moved is None else rows.dots(member, old, moved))
-        dd.append(torch.zeros_like(line) if moved is None else rows.squares(member, moved))
-    return Products(rows.gather(xx), rows.gather(xd), rows.gather(dd))
+    old = [before[id(member.tensor)] for member in rows.members]
+    moved = [direction(member) for member in rows.members]
+    return Products(
+        rows.gather(rows.squares(old)), rows.gather(rows.dots(old, moved)), rows.gather(rows.squares(moved))
+    )
 
 
 def hesso_scores(found: Products, sizes: torch.Tensor, free: torch.Tensor, criteria: Criteria) -> torch.Tensor:

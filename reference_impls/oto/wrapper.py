@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from conformance.errors import UsageError
 from reference_impls.oto.quota import Numbers, Quota
-from reference_impls.oto.rows import Direction, Member, Place, Rows, fill_, numbers, unique_copies
+from reference_impls.oto.rows import Direction, Fills, Member, Rows, fill_, numbers, unique_copies
 
 Loss = torch.Tensor | float
 
@@ -40,8 +40,9 @@ class SparseOptimizer(torch.optim.Optimizer):
         self.steps = 0
         self.gone = np.zeros(rows.count + 1, dtype=bool)
         self._free = torch.from_numpy(quota.free).to(rows.device)
+        self._open = self._free
         self._buffers: dict[int, torch.Tensor] = {}
-        self._gone_places: list[Place] = []
+        self._fills = Fills(())
 
     def _share(self) -> None:
         self.param_groups, self.state = self.base.param_groups, self.base.state
@@ -59,13 +60,17 @@ class SparseOptimizer(torch.optim.Optimizer):
                 value = closure()
         with torch.no_grad():
             self.update(value if loss is None else loss)
-            fill_(self._gone_places)
+            self._fills.run()
         self.steps += 1
+        self.settled()
         return value
 
     def update(self, loss: Loss | None) -> None:
         """The method's own step, without gradients; groups gone are set to zero after it."""
         raise NotImplementedError
+
+    def settled(self) -> None:
+        """Called when a step is complete and its zeros are written."""
 
     # -- groups that leave ---------------------------------------------------------------------
 
@@ -74,7 +79,7 @@ class SparseOptimizer(torch.optim.Optimizer):
         if not left.size:
             return
         self.gone[left] = True
-        self._gone_places = self.rows.places(np.flatnonzero(self.gone))
+        self._gone_changed()
         places = self.rows.places(left)
         fill_(places)
         for tensor, dim, positions in places:
@@ -85,6 +90,10 @@ class SparseOptimizer(torch.optim.Optimizer):
                 if isinstance(value, torch.Tensor) and value.shape == tensor.shape
             )
 
+    def _gone_changed(self) -> None:
+        self._fills = Fills(self.rows.places(np.flatnonzero(self.gone)))
+        self._open = self._free & ~torch.from_numpy(self.gone).to(self.rows.device)
+
     @property
     def sparsity(self) -> float:
         """The share of the budget's quantity that has left so far."""
@@ -94,11 +103,6 @@ class SparseOptimizer(torch.optim.Optimizer):
     def zero_groups(self) -> Numbers:
         """Numbers of the groups that have left."""
         return np.flatnonzero(self.gone)
-
-    @property
-    def gone_flags(self) -> torch.Tensor:
-        """The same as flags on the parameters' device."""
-        return torch.from_numpy(self.gone).to(self.rows.device)
 
     # -- directions ----------------------------------------------------------------------------
 
@@ -113,14 +117,14 @@ class SparseOptimizer(torch.optim.Optimizer):
     def direction(self, before: dict[int, torch.Tensor]) -> Direction:
         """d of the step the base has just made: (before - after) / lr, without decoupled weight decay.
 
-        Where nothing was moved (no gradient, not in the optimizer, lr 0) there is no direction.
+        Where nothing was moved (no gradient, not in the optimizer, lr 0) it is zero.
         """
         held = self._group_of()
 
-        def of(member: Member) -> torch.Tensor | None:
+        def of(member: Member) -> torch.Tensor:
             group = held.get(id(member.tensor))
             if group is None or member.tensor.grad is None or float(group["lr"]) == 0:
-                return None
+                return torch.zeros_like(member.tensor)
             old = before[id(member.tensor)]
             moved = old.sub(member.tensor.detach()).div_(float(group["lr"]))
             if decoupled(group) and group.get("weight_decay", 0):
@@ -153,7 +157,7 @@ class SparseOptimizer(torch.optim.Optimizer):
         self._share()
         self.steps = saved["steps"]
         self.gone = saved["gone"].cpu().numpy().copy()
-        self._gone_places = self.rows.places(np.flatnonzero(self.gone))
+        self._gone_changed()
         self.load_own_state(saved)
 
     def own_state(self) -> dict[str, Any]:
