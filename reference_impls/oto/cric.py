@@ -90,6 +90,11 @@ class HESSOCRIC(Fading):
         probes = 2 * len(RATIOS) * len(probed_layers(quota)) if cycles.loss_weight else 0
         return probes + cycles.most * cycles.steps + fade_steps
 
+    @property
+    def finished(self) -> bool:
+        """Whether the groups found redundant are zero."""
+        return self.quota.empty or self.phase == "after"
+
     def update(self, loss: Loss | None) -> None:
         """One step of the phase."""
         if self.quota.empty or self.steps < self.start_step or self.phase == "after":

@@ -81,6 +81,12 @@ class HESSO(Fading):
         self.start_step, self.periods, self.length = start_step, periods, pruning_steps // periods
         self.criteria = criteria or Criteria()
 
+    @property
+    def finished(self) -> bool:
+        """Whether the last period's groups are zero."""
+        end = self.start_step + (self.periods - 1) * self.length + max(self.length - 1, 1)
+        return self.quota.empty or self.steps >= end
+
     def update(self, loss: Loss | None) -> None:
         """A step of the base; scores before it, fading after it."""
         del loss

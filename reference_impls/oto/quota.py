@@ -46,7 +46,7 @@ class Quota:
 
     def ranked(self, scores: torch.Tensor | npt.ArrayLike, gone: npt.NDArray[np.bool_]) -> Ladder:
         """All that may leave, lowest score first, behind what is gone."""
-        line = np.array(scores.cpu() if isinstance(scores, torch.Tensor) else scores, dtype=np.float64)
+        line = np.array(scores.cpu().numpy() if isinstance(scores, torch.Tensor) else scores, dtype=np.float64)
         line[gone] = -np.inf
         return ladder(self.groups, line, limits=self.limits)
 

@@ -195,13 +195,17 @@ def fill_(places: Iterable[Place]) -> None:
 
 
 def _widest(tensor: torch.Tensor, dim: int) -> torch.Tensor:
-    """The same memory in larger elements where rows allow it: zero is zero in all of them, and fewer are written."""
+    """The same memory in larger elements where rows allow it: zero is zero in all of them, and fewer are written.
+
+    Memory that was mapped from a file need not be aligned to them; writing would end the process.
+    """
     if dim or tensor.ndim < 2 or tensor.device.type != "cpu" or not tensor.is_contiguous():
         return tensor
     flat = tensor.detach().view(tensor.shape[0], -1)
     for dtype in (torch.complex128, torch.float64):
-        times = dtype.itemsize // tensor.dtype.itemsize
-        if times > 1 and flat.shape[1] % times == 0 and flat.storage_offset() % times == 0:
+        times = dtype.itemsize // tensor.element_size()
+        aligned = flat.storage_offset() % times == 0 and flat.data_ptr() % dtype.itemsize == 0
+        if times > 1 and flat.shape[1] % times == 0 and aligned:
             return flat.view(dtype)
     return flat
 

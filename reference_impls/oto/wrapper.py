@@ -95,6 +95,11 @@ class SparseOptimizer(torch.optim.Optimizer):
         self._open = self._free & ~torch.from_numpy(self.gone).to(self.rows.device)
 
     @property
+    def finished(self) -> bool:
+        """Whether nothing more is meant to leave."""
+        return True
+
+    @property
     def sparsity(self) -> float:
         """The share of the budget's quantity that has left so far."""
         return self.quota.cost.removed(self.quota.budget.kind, self.rows.units.groups.select(self.zero_groups))
