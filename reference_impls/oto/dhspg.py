@@ -50,7 +50,9 @@ class DHSPG(HalfSpace):
         if penalty < 0 or amplify < 1 or cap < 1 or tolerance < 0 or start_step < 0:
             raise UsageError("penalty, tolerance and start_step are at least 0, amplify and cap at least 1")
         if complete is not None and complete[0] <= start_step:
-            raise UsageError(f"groups are completed after step {start_step}, where they are scored, not at {complete[0]}")
+            raise UsageError(
+                f"groups are completed after step {start_step}, where they are scored, not at {complete[0]}"
+            )
         self.start_step, self.penalty, self.amplify, self.cap = start_step, penalty, amplify, cap
         self.tolerance = tolerance
         self.penalised_groups = np.zeros(rows.count + 1, dtype=bool)
@@ -164,4 +166,3 @@ class DHSPG(HalfSpace):
         super().load_own_state(saved)
         self.penalised_groups = saved["penalised"].cpu().numpy().copy()
         self._active_members()
-

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 
 import conformance as pc
@@ -15,6 +14,8 @@ from conformance.errors import UsageError
 from conformance.graph.tape import as_arguments
 from conformance.method import Budget, Cost, Limits, NotExactlyZero, ladder, units
 from conformance.method.budget import Kind, solve
+from conformance.method.host import nonzero
+from conformance.method.ladder import removable
 from conformance.partition.selection import Selection
 from reference_impls.oto.cric import HESSOCRIC, Cycles
 from reference_impls.oto.dhspg import DHSPG
@@ -65,7 +66,7 @@ class OTO:
         if self.optimizer is not None:
             raise UsageError("say what must stay before an optimizer is made")
         limits = replace(self.limits, ignore=(*self.limits.ignore, *given))
-        _ = Quota(self.groups, Budget("groups", 0.0), limits, self.cost).free
+        removable(self.groups, limits.ignore)  # says what matches nothing
         self.limits = limits
 
     # -- optimizers ----------------------------------------------------------------------------
@@ -205,7 +206,10 @@ class OTO:
             )
         if variant not in ("adam", "adamw"):
             raise UsageError(f"the variants are sgd, adam and adamw, not {variant!r}")
-        betas = (0.9 if first_momentum is None else first_momentum, 0.999 if second_momentum is None else second_momentum)
+        betas = (
+            0.9 if first_momentum is None else first_momentum,
+            0.999 if second_momentum is None else second_momentum,
+        )
         if variant == "adam":
             return torch.optim.Adam(parameters, lr=lr, betas=betas, weight_decay=weight_decay or 0.0)
         return torch.optim.AdamW(
@@ -245,8 +249,7 @@ class OTO:
             raise UsageError(f"pruning is not finished after {self.optimizer.steps} steps: train on")
         else:
             choice = self.groups.select(self.optimizer.zero_groups)
-        norms = units(self.model, self.groups).norms()[list(choice.removed)] if choice.removed else torch.zeros(0)
-        wrong = np.asarray(choice.removed)[(norms != 0).cpu().numpy()]
+        wrong = nonzero(units(self.model, self.groups), choice)
         if wrong.size:
             raise NotExactlyZero(
                 f"{wrong.size} of {len(choice)} groups that have left are not zero, the first is group {wrong[0]}: something "

@@ -84,10 +84,8 @@ class HalfSpace(SparseOptimizer):
         """Flags of the groups whose trial point, with <z, x> = inner, is outside the half-space of x."""
         return self._open & (inner < epsilon * squares) & (squares > 0)
 
-    def project(
-        self, wanted: torch.Tensor, inner: torch.Tensor, squares: torch.Tensor, among: torch.Tensor
-    ) -> None:
-        """Set groups that are wanted to zero as far as the budget allows, and what is to be completed now, `among` some."""
+    def project(self, wanted: torch.Tensor, inner: torch.Tensor, squares: torch.Tensor, among: torch.Tensor) -> None:
+        """Set groups that are wanted to zero as far as the budget allows, and what is completed now, `among` some."""
         if self.met:
             return
         chosen = wanted.cpu().numpy()
@@ -116,9 +114,7 @@ class HalfSpace(SparseOptimizer):
         if coefficient is not None:
             for member, term in zip(self.rows.members, self.rows.spread(coefficient), strict=True):
                 spread.setdefault(id(member.tensor), []).append(term)
-        decays = [
-            (group, group["weight_decay"]) for group in self.param_groups if adds_decay(self.base, group)
-        ]
+        decays = [(group, group["weight_decay"]) for group in self.param_groups if adds_decay(self.base, group)]
         for group in self.param_groups:
             decay = group["weight_decay"] if adds_decay(self.base, group) else 0
             sign = -1 if group.get("maximize", False) else 1

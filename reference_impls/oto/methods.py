@@ -276,11 +276,12 @@ class HessoCric(_Scored):
         start = int(self.start * run.total)
         fade = max(1, round(self.fade * run.total))
         cycles = Cycles(
-            max(1, round(self.sampling * run.total / max(self.cycles, 1))), self.cycles, self.tolerance, self.loss_weight
+            max(1, round(self.sampling * run.total / max(self.cycles, 1))),
+            self.cycles,
+            self.tolerance,
+            self.loss_weight,
         )
         needed = start + HESSOCRIC.steps_needed(quota, cycles, fade)
         if needed > run.total and not quota.empty:
             raise UsageError(f"hesso-cric needs {needed} steps on this model with these options, not {run.total}")
-        return HESSOCRIC(
-            base, rows, quota, start_step=start, fade_steps=fade, cycles=cycles, criteria=self.criteria
-        )
+        return HESSOCRIC(base, rows, quota, start_step=start, fade_steps=fade, cycles=cycles, criteria=self.criteria)

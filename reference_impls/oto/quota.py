@@ -55,9 +55,7 @@ class Quota:
         steps = self.ranked(scores, gone)
         return steps.removed(solve(steps, budget, self.cost))
 
-    def stage(
-        self, scores: torch.Tensor | npt.ArrayLike, gone: npt.NDArray[np.bool_], number: int, of: int
-    ) -> Numbers:
+    def stage(self, scores: torch.Tensor | npt.ArrayLike, gone: npt.NDArray[np.bool_], number: int, of: int) -> Numbers:
         """What leaves in stage `number` (from 1) of `of`, without what is gone.
 
         An equal number of groups in each stage, what does not divide in the last. How many groups meet the

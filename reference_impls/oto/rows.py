@@ -253,7 +253,9 @@ def numbers(flags: torch.Tensor) -> npt.NDArray[np.int64]:
     return np.flatnonzero(flags.cpu().numpy())
 
 
-def unique_copies(tensors: Iterable[torch.Tensor], into: dict[int, torch.Tensor] | None = None) -> dict[int, torch.Tensor]:
+def unique_copies(
+    tensors: Iterable[torch.Tensor], into: dict[int, torch.Tensor] | None = None
+) -> dict[int, torch.Tensor]:
     """A copy of each tensor by its id; buffers of an earlier call are used again."""
     found = {} if into is None else into
     for tensor in tensors:

@@ -31,7 +31,7 @@ def trained(kind="hesso", steps=50, **more):
 @pytest.mark.parametrize("variant", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_train_and_take_the_subnet_out(kind, variant, tmp_path):
-    model, oto, optimizer = trained(kind, variant=variant, first_momentum=0.9, weight_decay=1e-3)
+    model, oto, _ = trained(kind, variant=variant, first_momentum=0.9, weight_decay=1e-3)
     assert model.training
     subnet = oto.construct_subnet(tmp_path / "out")
     assert model.training

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,12 +19,12 @@ from reference_impls.oto.methods import Dhspg, Hesso, HessoCric, Hspg
 
 METHODS = {
     "hspg": Hspg(penalty=0.01, epsilon=0.9),
-    "dhspg": Dhspg(penalty=0.05),
+    "dhspg": Dhspg(penalty=0.01, epsilon=0.5),
     "hesso": Hesso(periods=4),
     "hesso-cric": HessoCric(cycles=3),
 }
 names = pytest.mark.parametrize("name", METHODS)
-RECIPE = Recipe(epochs=12, batch=16, lr=0.05, weight_decay=1e-4, schedule="cosine", clip=1.0)
+RECIPE = Recipe(epochs=8, batch=16, lr=0.05, weight_decay=1e-4, schedule="cosine", clip=1.0)
 
 
 class Blobs:
@@ -66,7 +67,7 @@ def go(method, model, *, budget="groups=0.5", recipe=RECIPE, **more):
 
 @names
 def test_a_run_ends_with_an_exact_subnet_of_the_budget(name):
-    result = go(METHODS[name], on.net(dtype=torch.float32))
+    result = uninterrupted(name)
     assert result.verdict.equal
     assert len(result.decision) == 10
     assert result.metrics["masked"] == result.metrics["subnet"]
@@ -87,11 +88,16 @@ class Interrupted(Exception):
     pass
 
 
+@functools.cache
+def uninterrupted(name):
+    return go(METHODS[name], on.net(dtype=torch.float32))
+
+
 @names
-@pytest.mark.parametrize("stop", [7, 14, 33, 89, 94])
+@pytest.mark.parametrize("stop", [9, 22, 58])
 def test_an_interrupted_run_goes_on_bit_for_bit(name, stop, tmp_path, monkeypatch):
     """Saved after every step, and cut off in each phase."""
-    whole = go(METHODS[name], on.net(dtype=torch.float32))
+    whole = uninterrupted(name)
     kind = type(METHODS[name])
     original = kind.on_event
 
@@ -132,8 +138,8 @@ def test_what_cannot_be_is_said_before_training(name):
     model = on.net(dtype=torch.float32)
     with pytest.raises(UsageError, match="cannot be reached"):
         go(METHODS[name], model, budget="groups=0.95")
-    with pytest.raises(UsageError, match="steps|step of"):
-        go(METHODS[name], model, recipe=dataclasses.replace(RECIPE, steps=3))
+    with pytest.raises(UsageError, match=r"steps|step of"):
+        go(METHODS[name], model, recipe=dataclasses.replace(RECIPE, steps=0))
     with pytest.raises(UsageError, match="share of training"):
         dataclasses.replace(METHODS[name], start=2.0)
 
@@ -143,7 +149,7 @@ def distributed(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     for name, method in METHODS.items():
-        result = go(method, on.net(norm=False), recipe=dataclasses.replace(RECIPE, epochs=8))
+        result = go(method, on.net(norm=False), recipe=dataclasses.replace(RECIPE, epochs=4))
         torch.save((result.decision.removed, on.state_of(result.model)), f"{folder}/{name}-{rank}.pt")
     dist.destroy_process_group()
 
@@ -153,7 +159,7 @@ def test_two_processes_give_what_one_gives(tmp_path):
     a process's own); the same plan, and weights within 1e-9. Both processes agree to the bit."""
     mp.spawn(distributed, args=(str(tmp_path),), nprocs=2)
     for name, method in METHODS.items():
-        alone = go(method, on.net(norm=False), recipe=dataclasses.replace(RECIPE, epochs=8))
+        alone = go(method, on.net(norm=False), recipe=dataclasses.replace(RECIPE, epochs=4))
         one, other = (torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))
         assert one[0] == other[0] == alone.decision.removed, name
         assert on.same(one[1], other[1])

@@ -340,4 +340,6 @@ def test_schedules_that_cannot_be_are_refused():
         with pytest.raises(UsageError):
             made(name, model, **options)
     with pytest.raises(UsageError, match="holds no parameter"):
-        on.wrapped(HESSO, model, lambda p: torch.optim.SGD(on.net().parameters(), lr=0.1), start_step=0, pruning_steps=9)
+        on.wrapped(
+            HESSO, model, lambda p: torch.optim.SGD(on.net().parameters(), lr=0.1), start_step=0, pruning_steps=9
+        )
