@@ -252,7 +252,7 @@ def check_zero(run: Run, decision: Selection) -> None:
 
 
 def nonzero(units: Units, choice: Selection) -> npt.NDArray[np.int64]:
-    """Numbers of the groups of `choice` that are not zero yet: entries are counted, as the squares of small ones vanish."""
+    """Numbers of the groups of `choice` that are not zero yet. Entries are counted: squares of small ones vanish."""
     entries = units.reduce(lambda _, tensor: (tensor != 0).to(torch.float64)).cpu().numpy()
     removed = np.asarray(choice.removed, dtype=np.int64)
     return removed[entries[removed] > 0]

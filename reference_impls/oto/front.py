@@ -252,8 +252,8 @@ class OTO:
         wrong = nonzero(units(self.model, self.groups), choice)
         if wrong.size:
             raise NotExactlyZero(
-                f"{wrong.size} of {len(choice)} groups that have left are not zero, the first is group {wrong[0]}: something "
-                "wrote to them after the optimizer's last step"
+                f"{wrong.size} of {len(choice)} groups that have left are not zero, the first is group {wrong[0]}: "
+                "something wrote to them after the optimizer's last step"
             )
         return choice
 

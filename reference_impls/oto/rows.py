@@ -85,7 +85,7 @@ class Lines:
 
     def spread(self, figures: torch.Tensor) -> list[torch.Tensor]:
         """A figure a group as one a position, for each member shaped to broadcast against its tensor."""
-        line = figures[self._index].split(self._sizes)
+        line = torch.split(figures[self._index], self._sizes)
         return [
             part.view(shape) if part.dtype is member.tensor.dtype else part.to(member.tensor.dtype).view(shape)
             for member, part, shape in zip(self.members, line, self._shapes, strict=True)
@@ -137,7 +137,8 @@ def _row_dots(one: torch.Tensor, other: torch.Tensor, dim: int) -> torch.Tensor:
         return one * other
     others = [index for index in range(one.ndim) if index != dim]
     if one is other:
-        return torch.linalg.vector_norm(one, dim=others).square_()
+        norms: torch.Tensor = torch.linalg.vector_norm(one, dim=others)
+        return norms.square_()
     rows = one.shape[0]
     if dim or rows % 2 or one.device.type != "cpu" or not (one.is_contiguous() and other.is_contiguous()):
         return (one * other).sum(others)
@@ -152,7 +153,8 @@ def _cached(tensor: torch.Tensor, dim: int) -> Sequence[torch.Tensor]:
     if dim or tensor.ndim < 2 or tensor.device.type != "cpu" or tensor.numel() <= _CACHED:
         return (tensor,)
     rows = _CACHED // max(tensor.numel() // tensor.shape[0], 1) // 2 * 2
-    return tensor.split(max(rows, 2))
+    parts: Sequence[torch.Tensor] = torch.split(tensor, max(rows, 2))
+    return parts
 
 
 class Rows(Lines):

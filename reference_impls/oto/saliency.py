@@ -80,6 +80,6 @@ def dhspg_redundancy(found: Products, sizes: torch.Tensor, free: torch.Tensor) -
 
     def unit(term: torch.Tensor) -> torch.Tensor:
         kept = torch.where(free, term, 0)
-        return kept / kept.norm().clamp(min=1e-12)
+        return kept / torch.linalg.vector_norm(kept).clamp(min=1e-12)
 
     return 0.5 * unit(cosine) + 0.5 * unit(short)

@@ -49,7 +49,7 @@ class SparseOptimizer(torch.optim.Optimizer):
 
     # -- stepping ------------------------------------------------------------------------------
 
-    def step(self, closure: Callable[[], Loss] | None = None, *, loss: Loss | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Loss] | None = None, *, loss: Loss | None = None) -> Any:
         """One step. loss is this step's, for methods that look at it (a closure's result serves as well).
 
         Raises UsageError for a method that needs the loss and is not given one.

@@ -144,12 +144,21 @@ def test_what_cannot_be_is_said_before_training(name):
         dataclasses.replace(METHODS[name], start=2.0)
 
 
+def shared(method):
+    return go(
+        method,
+        on.net(norm=False),
+        recipe=dataclasses.replace(RECIPE, epochs=4),
+        options=Options(measure=False),
+    )
+
+
 def distributed(rank: int, folder: str) -> None:
     """One of two processes: every method after the other, results in files."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     for name, method in METHODS.items():
-        result = go(method, on.net(norm=False), recipe=dataclasses.replace(RECIPE, epochs=4))
+        result = shared(method)
         torch.save((result.decision.removed, on.state_of(result.model)), f"{folder}/{name}-{rank}.pt")
     dist.destroy_process_group()
 
@@ -159,7 +168,7 @@ def test_two_processes_give_what_one_gives(tmp_path):
     a process's own); the same plan, and weights within 1e-9. Both processes agree to the bit."""
     mp.spawn(distributed, args=(str(tmp_path),), nprocs=2)
     for name, method in METHODS.items():
-        alone = go(method, on.net(norm=False), recipe=dataclasses.replace(RECIPE, epochs=4))
+        alone = shared(method)
         one, other = (torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))
         assert one[0] == other[0] == alone.decision.removed, name
         assert on.same(one[1], other[1])
