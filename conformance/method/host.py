@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from conformance.equivalence.compare import equivalent
@@ -27,7 +29,7 @@ from conformance.method.recipe import Recipe
 from conformance.method.run import Row, Run
 from conformance.method.task import Task
 from conformance.method.train import DENSE, FINETUNE, Keeper, Progress, train
-from conformance.method.units import units
+from conformance.method.units import Units, units
 from conformance.partition.build import partition
 from conformance.partition.selection import Selection
 from conformance.report.files import make_folder
@@ -333,13 +335,19 @@ def _finish(found: _Decided, task: Task | None, progress: Progress) -> Result:
 
 def check_zero(run: Run, decision: Selection) -> None:
     """Raise NotExactlyZero unless every slice of every removed group is zero already."""
-    norms = run.units.norms()[list(decision.removed)] if decision.removed else torch.zeros(0)
-    wrong = int((norms != 0).sum())
-    if wrong:
+    wrong = nonzero(run.units, decision)
+    if wrong.size:
         raise NotExactlyZero(
-            f"{run.method.name} removed {len(decision)} groups, of which {wrong} are not zero after training (largest "
-            f"norm {float(norms.max()):.3g})"
+            f"{run.method.name} removed {len(decision)} groups, of which {wrong.size} are not zero after training, the "
+            f"first is group {wrong[0]}"
         )
+
+
+def nonzero(units: Units, choice: Selection) -> npt.NDArray[np.int64]:
+    """Numbers of the groups of `choice` that are not zero yet. Entries are counted: squares of small ones vanish."""
+    entries = units.reduce(lambda _, tensor: (tensor != 0).to(torch.float64)).cpu().numpy()
+    removed = np.asarray(choice.removed, dtype=np.int64)
+    return removed[entries[removed] > 0]
 
 
 def _removed(run: Run, decision: Decision) -> dict[str, float]:

@@ -1,0 +1,168 @@
+"""DHSPG: only the groups found redundant are penalised, each as hard as it takes (OTOv2)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+
+from conformance.errors import UsageError
+from reference_impls.oto.halfspace import HalfSpace, Motion, Old
+from reference_impls.oto.quota import Quota
+from reference_impls.oto.rows import Lines, Rows
+from reference_impls.oto.saliency import dhspg_redundancy, products
+from reference_impls.oto.wrapper import Loss, decoupled
+
+MOST = 0.999
+
+
+class DHSPG(HalfSpace):
+    """Dual Half-Space Projected Gradient.
+
+    At start_step all groups are scored once; the most redundant, `tolerance` more than the budget, are penalised
+    from then on until the budget is met: x_g loses lr * penalty_g * x_g / ||x_g|| in every step, where penalty_g
+    is `penalty`, raised to `amplify` times the least that makes the step shrink x_g (at most `cap` times
+    `penalty`, and not so far that the step no longer descends). Penalised groups whose step leaves the
+    half-space of epsilon are projected to zero.
+
+    Raises UsageError for options below their least.
+    """
+
+    def __init__(
+        self,
+        base: torch.optim.Optimizer,
+        rows: Rows,
+        quota: Quota,
+        *,
+        start_step: int,
+        penalty: float = 1e-3,
+        amplify: float = 2.0,
+        cap: float = 10.0,
+        epsilon: float = 0.0,
+        tolerance: float = 0.05,
+        complete: tuple[int, int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        """See the class."""
+        super().__init__(base, rows, quota, epsilon=epsilon, complete=complete, seed=seed)
+        if penalty < 0 or amplify < 1 or cap < 1 or tolerance < 0 or start_step < 0:
+            raise UsageError("penalty, tolerance and start_step are at least 0, amplify and cap at least 1")
+        if complete is not None and complete[0] <= start_step:
+            raise UsageError(
+                f"groups are completed after step {start_step}, where they are scored, not at {complete[0]}"
+            )
+        self.start_step, self.penalty, self.amplify, self.cap = start_step, penalty, amplify, cap
+        self.tolerance = tolerance
+        self.penalised_groups = np.zeros(rows.count + 1, dtype=bool)
+        self._active = rows.with_groups(self.penalised_groups)
+        self._flags = torch.zeros(rows.count + 1, dtype=torch.bool, device=rows.device)
+
+    def update(self, loss: Loss | None) -> None:
+        """A step of the base, and what is redundant pushed towards zero."""
+        del loss
+        if self.quota.empty or self.met or self.steps < self.start_step:
+            self.base.step()
+            return
+        if self.steps == self.start_step:
+            before = self.remember()
+            with self.penalised(None):
+                self.base.step()
+            found = products(self.rows, before, self.direction(before))
+            self._choose(dhspg_redundancy(found, self.rows.units.sizes.to(found.xx), self._free))
+            copied = {id(tensor): tensor for tensor in self.rows.parameters}
+            old = Old(self, self._active, {}, copied)
+        else:
+            old = self.old_points(self._active)
+            with self.penalised(None):
+                self.base.step()
+        self._push(old)
+
+    def _choose(self, redundancy: torch.Tensor) -> None:
+        """The penalised set: by the ladder at the budget and a tolerance, or all that may leave if that is less."""
+        steps = self.quota.ranked(-redundancy, self.gone)
+        budget = self.quota.budget
+        most = self.quota.cost.removed(budget.kind, steps.selection(steps.steps))
+        wider = dataclasses.replace(budget, remove=min(budget.remove + self.tolerance, MOST, most))
+        self.penalised_groups[:] = False
+        self.penalised_groups[self.quota.reaching(-redundancy, self.gone, wider)] = True
+        self._active_members()
+
+    def _active_members(self) -> None:
+        flags = self.penalised_groups & ~self.gone
+        self._flags = torch.from_numpy(flags).to(self.rows.device)
+        self._active = self.rows.with_groups(flags)
+
+    def _push(self, old: Old) -> None:
+        """Penalty and projection, from the members that hold penalised groups."""
+        lines, motion = self._active, old.motion()
+        rates, decays = self._rates(lines)
+        tensors = lines.tensors()
+        new, cross, length = lines.grams(tensors, motion.moved)
+        scale = lines.repeated(motion.scales)
+        inner = new + scale * cross
+        # From the motion to d: divided by lr where it was copied, and without decoupled decay.
+        shrink = lines.repeated([a / b if b else 0.0 for a, b in zip(motion.scales, rates, strict=True)])
+        decay, rate = lines.repeated(decays), lines.repeated(rates)
+        xm, mm = (cross + scale * length) * shrink, length * shrink.square()
+        xx = inner + scale * (cross + scale * length)
+        xd = xm - decay * xx
+        dd = mm - 2 * decay * xm + decay.square() * xx
+        squares, xd, dd, inner, weighted = (lines.total(line) for line in (xx, xd, dd, inner, rate * xx))
+        norm = squares.sqrt()
+        push = torch.where(self._flags, self._penalties(norm, xd, dd) / (norm + 1e-8), 0)
+        self._apply(motion, rates, push)
+        # Where a parameter's rows and columns are of different groups both may shrink it; each is tested on its own.
+        inner = inner - push * weighted
+        before = self.gone.sum()
+        self.project(self._flags & self.leaving(inner, squares, self.epsilon), inner, squares, self._flags)
+        if self.gone.sum() != before:
+            self._active_members()
+
+    def _rates(self, lines: Lines) -> tuple[list[float], list[float]]:
+        """For each member its lr, 0 where the base does not move it, and its decoupled weight decay."""
+        held = self._group_of()
+        rates, decays = [], []
+        for member in lines.members:
+            group = held.get(id(member.tensor))
+            rates.append(0.0 if group is None else float(group["lr"]))
+            steps = group is not None and member.tensor.grad is not None and decoupled(group)
+            decays.append(float(group.get("weight_decay", 0)) if group is not None and steps else 0.0)
+        return rates, decays
+
+    def _penalties(self, norm: torch.Tensor, xd: torch.Tensor, dd: torch.Tensor) -> torch.Tensor:
+        """penalty_g: enough to shrink the group although d lengthens it, while the step still descends."""
+        pushed_out = (xd < 0) & (norm > 0)
+        safe = torch.where(pushed_out, xd, -1)
+        least = -safe / norm.clamp(min=1e-30)
+        most = -dd * norm / safe
+        amplified = (self.amplify * least).clamp(min=self.penalty, max=self.penalty * self.cap)
+        amplified = torch.where(amplified >= most, (least + most) / 2, amplified)
+        return torch.where(pushed_out, amplified, self.penalty)
+
+    def _apply(self, motion: Motion, rates: list[float], push: torch.Tensor) -> None:
+        """x_new loses lr * push * x_old, with x_old = x_new + scale * moved."""
+        terms: dict[int, list[int]] = {}
+        for number, member in enumerate(self._active.members):
+            terms.setdefault(id(member.tensor), []).append(number)
+        spread = self._active.spread(push)
+        for found in terms.values():
+            first = found[0]
+            if not rates[first]:
+                continue
+            part = sum((spread[number] for number in found[1:]), spread[first]) * rates[first]
+            tensor = self._active.members[first].tensor.detach()
+            tensor.mul_(1 - part).addcmul_(motion.moved[first], part, value=-motion.scales[first])
+
+    # -- state ---------------------------------------------------------------------------------
+
+    def own_state(self) -> dict[str, Any]:
+        """The penalised groups."""
+        return {"penalised": torch.from_numpy(self.penalised_groups.copy())}
+
+    def load_own_state(self, saved: dict[str, Any]) -> None:
+        """As saved."""
+        super().load_own_state(saved)
+        self.penalised_groups = saved["penalised"].cpu().numpy().copy()
+        self._active_members()

@@ -1,0 +1,126 @@
+"""HSPG: a mixed-norm penalty on all groups, later with half-space projections (OTOv1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from conformance.errors import UsageError
+from conformance.partition.groups import KINDS
+from reference_impls.oto.halfspace import HalfSpace, Old
+from reference_impls.oto.quota import Quota
+from reference_impls.oto.rows import Rows
+from reference_impls.oto.wrapper import Loss
+
+MOST, RISE, STALLED = 0.999, 0.1, 0.01
+
+
+class HSPG(HalfSpace):
+    """Half-Space Stochastic Projected Gradient.
+
+    Every step has penalty * x_g / ||x_g|| added to the gradient of each group that may leave. From start_step on,
+    groups whose step leaves the half-space of epsilon are projected to zero, up to the budget. adapt_every > 0:
+    after so many steps, when sparsity has grown by no more than a hundredth, epsilon rises by 0.1 (to at most
+    0.999) for the kinds of groups (channel, head, neuron...) that are short of the budget's share and falls to
+    0 for the others. Published are budgets by share of groups; for others the share of groups is compared all
+    the same.
+
+    Raises UsageError for a penalty below 0.
+    """
+
+    def __init__(
+        self,
+        base: torch.optim.Optimizer,
+        rows: Rows,
+        quota: Quota,
+        *,
+        start_step: int,
+        penalty: float = 1e-3,
+        epsilon: float = 0.0,
+        adapt_every: int = 0,
+        complete: tuple[int, int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        """See the class."""
+        super().__init__(base, rows, quota, epsilon=epsilon, complete=complete, seed=seed)
+        if penalty < 0 or adapt_every < 0 or start_step < 0:
+            raise UsageError("penalty, adapt_every and start_step are at least 0")
+        if complete is not None and complete[0] < start_step:
+            raise UsageError(f"groups are completed after projection starts at step {start_step}, not at {complete[0]}")
+        self.start_step, self.penalty, self.adapt_every = start_step, penalty, adapt_every
+        self._kind = torch.tensor([KINDS.index(kind) if kind else 0 for kind in rows.units.groups.kinds])
+        self.epsilons = torch.full((len(KINDS),), epsilon, dtype=torch.float64)
+        self._last = 0.0
+        self._after: torch.Tensor | None = None
+        self._written: list[tuple[int, int]] = []
+
+    def update(self, loss: Loss | None) -> None:
+        """A penalised step of the base; in the second stage the projection."""
+        del loss
+        if self.quota.empty:
+            self.base.step()
+            return
+        rows = self.rows
+        squares = self._squares()
+        testing = self.steps >= self.start_step and not self.met
+        old = self.old_points(rows) if testing else None
+        pushed = torch.where(self._open & (squares > 0), self.penalty / (squares.sqrt() + 1e-6), 0)
+        with self.penalised(pushed if self.penalty else None):
+            self.base.step()
+        if old is not None:
+            inner = self._inner(old)
+            epsilon = self.epsilons[self._kind].to(squares)
+            at_zero = self._open & (squares == 0)
+            self.project(self.leaving(inner, squares, epsilon) | at_zero, inner, squares, self._free)
+            self._adapt()
+
+    def _squares(self) -> torch.Tensor:
+        """||x_g||^2 before the step: what the step before has found after it, if nobody has written to x since."""
+        known, self._after = self._after, None
+        if known is not None and self._written == self._writes():
+            return torch.where(self._open, known, 0)
+        return self.rows.gather(self.rows.squares(self.rows.tensors()))
+
+    def _inner(self, old: Old) -> torch.Tensor:
+        """<x_new, x_old> of every group."""
+        rows, motion = self.rows, old.motion()
+        tensors = rows.tensors()
+        new = rows.joined(rows.squares(tensors))
+        self._after = rows.total(new)
+        cross = rows.joined(rows.dots(tensors, motion.moved))
+        return rows.total(new.addcmul_(rows.repeated(motion.scales), cross))
+
+    def _writes(self) -> list[tuple[int, int]]:
+        return [(tensor._version, tensor.data_ptr()) for tensor in self.rows.parameters]
+
+    def settled(self) -> None:
+        """Remembers that x is as the step left it."""
+        self._written = self._writes() if self._after is not None else []
+
+    def _adapt(self) -> None:
+        """The published rule, at the end of every adapt_every-th step of the second stage."""
+        since = self.steps - self.start_step + 1
+        if not self.adapt_every or since % self.adapt_every:
+            return
+        free = self.quota.free
+        share = float(self.gone.sum()) / max(int(free.sum()), 1)
+        stalled, self._last = share <= self._last + STALLED, share
+        if not stalled:
+            return
+        kinds = self._kind.numpy()
+        for kind in np.unique(kinds[free]):
+            inside = free & (kinds == kind)
+            short = self.gone[inside].mean() < self.quota.budget.remove
+            self.epsilons[kind] = min(MOST, float(self.epsilons[kind]) + RISE) if short else 0.0
+
+    def own_state(self) -> dict[str, Any]:
+        """Epsilon by kind, and sparsity when it was last looked at."""
+        return {"epsilons": self.epsilons.clone(), "last": self._last}
+
+    def load_own_state(self, saved: dict[str, Any]) -> None:
+        """As saved."""
+        super().load_own_state(saved)
+        self.epsilons, self._last = saved["epsilons"].cpu().clone(), saved["last"]
+        self._after = None

@@ -1,0 +1,85 @@
+"""Scores of groups from where they are (x) and where the optimizer is taking them (the step goes along -d)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from conformance.errors import UsageError
+from reference_impls.oto.rows import Direction, Rows
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """Weights of HESSO's criteria; low scores are redundant.
+
+    magnitude ||x||, average ||x|| / |x|, cosine cos(x, d) + 1, taylor |<x, d>|, taylor2 <x, d>^2 / 2. Published is
+    0.2 for all five; taylor2 ranks as taylor does and only counts it twice, so it is 0 here. cosine_sign 1 is
+    HESSO's: groups that the step lengthens (cos(x, d) low) are redundant; -1 takes those it shortens.
+    """
+
+    magnitude: float = 0.2
+    average: float = 0.2
+    cosine: float = 0.2
+    taylor: float = 0.2
+    taylor2: float = 0.0
+    cosine_sign: int = 1
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for weights that cannot be."""
+        weights = (self.magnitude, self.average, self.cosine, self.taylor, self.taylor2)
+        if min(weights) < 0 or max(weights) <= 0:
+            raise UsageError("the criteria's weights are at least 0, and one of them is above")
+        if self.cosine_sign not in (1, -1):
+            raise UsageError(f"cosine_sign is 1 or -1, not {self.cosine_sign}")
+
+
+@dataclass(frozen=True)
+class Products:
+    """<x, x>, <x, d> and <d, d> of every group: figures of shape (count + 1,)."""
+
+    xx: torch.Tensor
+    xd: torch.Tensor
+    dd: torch.Tensor
+
+
+def products(rows: Rows, before: dict[int, torch.Tensor], direction: Direction) -> Products:
+    """Of the parameters as they were `before` a step, by id, and its direction."""
+    old = [before[id(member.tensor)] for member in rows.members]
+    moved = [direction(member) for member in rows.members]
+    return Products(
+        rows.gather(rows.squares(old)), rows.gather(rows.dots(old, moved)), rows.gather(rows.squares(moved))
+    )
+
+
+def hesso_scores(found: Products, sizes: torch.Tensor, free: torch.Tensor, criteria: Criteria) -> torch.Tensor:
+    """The weighted sum of the criteria, each divided by its norm over all groups that are `free` to leave."""
+    x, d = found.xx.sqrt(), found.dd.sqrt()
+    cosine = criteria.cosine_sign * found.xd / ((x + 1e-8) * (d + 1e-8)) + 1
+    terms = (
+        (criteria.magnitude, x),
+        (criteria.average, x / (sizes + 1e-6)),
+        (criteria.cosine, cosine),
+        (criteria.taylor, found.xd.abs()),
+        (criteria.taylor2, 0.5 * found.xd.square()),
+    )
+    total = torch.zeros_like(x)
+    for weight, term in terms:
+        if weight:
+            norm = (torch.where(free, term, 0).square().sum() + 1e-8).sqrt() + 1e-8
+            total += weight * term / norm
+    return total
+
+
+def dhspg_redundancy(found: Products, sizes: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
+    """High is redundant: short group vectors, and those that the step takes towards the origin."""
+    x, d = found.xx.sqrt(), found.dd.sqrt()
+    cosine = found.xd / ((x + 1e-8) * (d + 1e-8))
+    short = 1 / (x / sizes.clamp(min=1) + 1e-6)
+
+    def unit(term: torch.Tensor) -> torch.Tensor:
+        kept = torch.where(free, term, 0)
+        return kept / torch.linalg.vector_norm(kept).clamp(min=1e-12)
+
+    return 0.5 * unit(cosine) + 0.5 * unit(short)

@@ -1,0 +1,195 @@
+"""What all sparse optimizers share: a base optimizer that makes the steps, and groups that stay at zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from conformance.errors import UsageError
+from reference_impls.oto.quota import Numbers, Quota
+from reference_impls.oto.rows import Direction, Fills, Member, Rows, fill_, numbers, unique_copies
+
+Loss = torch.Tensor | float
+
+
+class SparseOptimizer(torch.optim.Optimizer):
+    """Wraps any base optimizer of torch; the two share param_groups and state.
+
+    Learning-rate schedulers, gradient clipping and GradScaler work on the wrapper as on the base. A subclass
+    writes `update`, which calls `self.base.step()` once. Groups in `gone` are zero after every step: their
+    parameters and buffers exactly, and what the base remembers of them from the step in which they left.
+
+    rows are the group vectors of the model being trained; quota says what leaves. steps counts calls of
+    `step` that were not skipped.
+    """
+
+    def __init__(self, base: torch.optim.Optimizer, rows: Rows, quota: Quota) -> None:
+        """Raise UsageError where the base holds no parameter of any group, and for a budget out of reach."""
+        super().__init__(base.param_groups, dict(base.defaults))
+        self.base, self.rows, self.quota = base, rows, quota
+        self._share()
+        held = self._group_of()
+        if rows.members and not any(id(tensor) in held for tensor in rows.parameters):
+            raise UsageError("the optimizer holds no parameter of the model that the groups are of")
+        if not quota.empty:
+            quota.check()
+        self.steps = 0
+        self.gone = np.zeros(rows.count + 1, dtype=bool)
+        self._free = torch.from_numpy(quota.free).to(rows.device)
+        self._open = self._free
+        self._buffers: dict[int, torch.Tensor] = {}
+        self._fills = Fills(())
+
+    def _share(self) -> None:
+        self.param_groups, self.state = self.base.param_groups, self.base.state
+
+    # -- stepping ------------------------------------------------------------------------------
+
+    def step(self, closure: Callable[[], Loss] | None = None, *, loss: Loss | None = None) -> Any:
+        """One step. loss is this step's, for methods that look at it (a closure's result serves as well).
+
+        Raises UsageError for a method that needs the loss and is not given one.
+        """
+        value: Loss | None = None
+        if closure is not None:
+            with torch.enable_grad():
+                value = closure()
+        with torch.no_grad():
+            self.update(value if loss is None else loss)
+            self._fills.run()
+        self.steps += 1
+        self.settled()
+        return value
+
+    def update(self, loss: Loss | None) -> None:
+        """The method's own step, without gradients; groups gone are set to zero after it."""
+        raise NotImplementedError
+
+    def settled(self) -> None:
+        """Called when a step is complete and its zeros are written."""
+
+    # -- groups that leave ---------------------------------------------------------------------
+
+    def prune(self, left: Numbers) -> None:
+        """From now on these groups are zero, and the base forgets their momentum."""
+        if not left.size:
+            return
+        self.gone[left] = True
+        self._gone_changed()
+        places = self.rows.places(left)
+        fill_(places)
+        for tensor, dim, positions in places:
+            held = self.state.get(tensor, {})
+            fill_(
+                (value, dim, positions)
+                for value in held.values()
+                if isinstance(value, torch.Tensor) and value.shape == tensor.shape
+            )
+
+    def _gone_changed(self) -> None:
+        self._fills = Fills(self.rows.places(np.flatnonzero(self.gone)))
+        self._open = self._free & ~torch.from_numpy(self.gone).to(self.rows.device)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more is meant to leave."""
+        return True
+
+    @property
+    def sparsity(self) -> float:
+        """The share of the budget's quantity that has left so far."""
+        return self.quota.cost.removed(self.quota.budget.kind, self.rows.units.groups.select(self.zero_groups))
+
+    @property
+    def zero_groups(self) -> Numbers:
+        """Numbers of the groups that have left."""
+        return np.flatnonzero(self.gone)
+
+    # -- directions ----------------------------------------------------------------------------
+
+    def _group_of(self) -> dict[int, dict[str, Any]]:
+        """The param_group of each parameter, by its id."""
+        return {id(tensor): group for group in self.param_groups for tensor in group["params"]}
+
+    def remember(self) -> dict[int, torch.Tensor]:
+        """Copies of all parameters with group vectors, by id. Valid until the next call."""
+        return unique_copies(self.rows.parameters, self._buffers)
+
+    def direction(self, before: dict[int, torch.Tensor]) -> Direction:
+        """d of the step the base has just made: (before - after) / lr, without decoupled weight decay.
+
+        Where nothing was moved (no gradient, not in the optimizer, lr 0) it is zero.
+        """
+        held = self._group_of()
+
+        def of(member: Member) -> torch.Tensor:
+            group = held.get(id(member.tensor))
+            if group is None or member.tensor.grad is None or float(group["lr"]) == 0:
+                return torch.zeros_like(member.tensor)
+            old = before[id(member.tensor)]
+            moved = old.sub(member.tensor.detach()).div_(float(group["lr"]))
+            if decoupled(group) and group.get("weight_decay", 0):
+                moved.sub_(old, alpha=group["weight_decay"])
+            return moved
+
+        return of
+
+    # -- state ---------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base's state, and under `pruning` that of the groups: tensors, numbers and text."""
+        found: dict[str, Any] = self.base.state_dict()
+        found["pruning"] = {
+            "groups": self.rows.units.groups.fingerprint,
+            "steps": self.steps,
+            "gone": torch.from_numpy(self.gone.copy()),
+            **self.own_state(),
+        }
+        return found
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a saved state. Raises UsageError for one of another model or of a bare optimizer."""
+        if "pruning" not in state_dict:
+            raise UsageError("this state is of an optimizer that does not prune")
+        saved = state_dict["pruning"]
+        if saved["groups"] != self.rows.units.groups.fingerprint:
+            raise UsageError("this state is of an optimizer over other groups")
+        self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "pruning"})
+        self._share()
+        self.steps = saved["steps"]
+        self.gone = saved["gone"].cpu().numpy().copy()
+        self._gone_changed()
+        self.load_own_state(saved)
+
+    def own_state(self) -> dict[str, Any]:
+        """What a subclass keeps beyond steps and groups gone."""
+        return {}
+
+    def load_own_state(self, saved: dict[str, Any]) -> None:
+        """Take over what `own_state` gave."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As the base's."""
+        if not hasattr(self, "base"):  # torch's own constructor
+            super().add_param_group(param_group)
+            return
+        self.base.add_param_group(param_group)
+
+
+def decoupled(group: dict[str, Any]) -> bool:
+    """Whether weight decay shrinks parameters directly rather than through the gradient."""
+    return bool(group.get("decoupled_weight_decay", False))
+
+
+def same_everywhere(left: Numbers, count: int, device: torch.device) -> Numbers:
+    """The first process's choice, in all that train together: measured costs may differ between them."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return left
+    flags = torch.zeros(count + 1, dtype=torch.uint8, device=device)
+    flags[torch.from_numpy(left).to(device)] = 1
+    dist.broadcast(flags, src=0)
+    return numbers(flags)

@@ -1,0 +1,176 @@
+"""The sparse optimizers as methods: through the host, resumed, and in two processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import oto_nets as on
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from conformance.errors import UsageError
+from conformance.method import Batch, Budget, Limits, Options, Recipe, run
+from reference_impls.oto.methods import Dhspg, Hesso, HessoCric, Hspg
+
+METHODS = {
+    "hspg": Hspg(penalty=0.01, epsilon=0.9),
+    "dhspg": Dhspg(penalty=0.01, epsilon=0.5),
+    "hesso": Hesso(periods=4),
+    "hesso-cric": HessoCric(cycles=3),
+}
+names = pytest.mark.parametrize("name", METHODS)
+RECIPE = Recipe(epochs=8, batch=16, lr=0.05, weight_decay=1e-4, schedule="cosine", clip=1.0)
+
+
+class Blobs:
+    """Pictures whose mean colour says the class."""
+
+    name, shape, classes, metric, digest = "blobs", (3, 6, 6), 4, "accuracy", "1"
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        draw = torch.Generator().manual_seed(5)
+        self.y = torch.randint(0, 4, (128,), generator=draw)
+        centre = torch.randn(4, 3, generator=draw)
+        self.x = (centre[self.y][:, :, None, None] + 0.5 * torch.randn(128, 3, 6, 6, generator=draw)).to(dtype)
+
+    def count(self, split: str) -> int:
+        return 128
+
+    def batches(self, split: str, size: int, *, seed: int | None = None, epoch: int = 0) -> Iterator[Batch]:
+        order = torch.arange(128)
+        if seed is not None:
+            order = torch.randperm(128, generator=torch.Generator().manual_seed(1000 * seed + epoch + 100))
+        for start in range(0, 128, size):
+            yield Batch((self.x[order[start : start + size]],), {}, self.y[order[start : start + size]])
+
+    def loss(self, output: Any, target: Any) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(output, target)
+
+    def evaluate(self, model: torch.nn.Module, split: str = "test", size: int = 256) -> dict[str, float]:
+        modes = model.training
+        with torch.no_grad():
+            found = float((model.eval()(self.x).argmax(1) == self.y).float().mean())
+        model.train(modes)
+        return {"accuracy": found}
+
+
+def go(method, model, *, budget="groups=0.5", recipe=RECIPE, **more):
+    x = torch.randn(2, 3, 6, 6, dtype=next(model.parameters()).dtype)
+    task = Blobs(x.dtype)
+    return run(method, model, x, budget=Budget.parse(budget), task=task, recipe=recipe, **more)
+
+
+@names
+def test_a_run_ends_with_an_exact_subnet_of_the_budget(name):
+    result = uninterrupted(name)
+    assert result.verdict.equal
+    assert len(result.decision) == 10
+    assert result.metrics["masked"] == result.metrics["subnet"]
+    assert result.metrics["subnet"]["accuracy"] > 0.8
+    assert METHODS[name].facts.name == name
+
+
+@names
+def test_limits_and_macs_through_the_host(name):
+    limits = Limits(round_to=2, ignore=("conv1",))
+    result = go(METHODS[name], on.net(dtype=torch.float32), budget="macs=0.2", limits=limits)
+    assert 0.2 <= result.removed["macs"] < 0.2 + 0.1  # two groups of twelve at most
+    assert result.subnet.conv1.out_channels == 8
+    assert result.subnet.conv2.out_channels % 2 == 0
+
+
+class Interrupted(Exception):
+    pass
+
+
+@functools.cache
+def uninterrupted(name):
+    return go(METHODS[name], on.net(dtype=torch.float32))
+
+
+@names
+@pytest.mark.parametrize("stop", [9, 22, 58])
+def test_an_interrupted_run_goes_on_bit_for_bit(name, stop, tmp_path, monkeypatch):
+    """Saved after every step, and cut off in each phase."""
+    whole = uninterrupted(name)
+    kind = type(METHODS[name])
+    original = kind.on_event
+
+    def cut(self, event, state):
+        original(self, event, state)
+        if event == "after_step" and state.step == stop:
+            raise Interrupted
+
+    monkeypatch.setattr(kind, "on_event", cut)
+    options = Options(folder=tmp_path, every=0.0)
+    with pytest.raises(Interrupted):
+        go(METHODS[name], on.net(dtype=torch.float32), options=options)
+    monkeypatch.setattr(kind, "on_event", original)
+    again = go(METHODS[name], on.net(dtype=torch.float32), options=options)
+    assert again.decision.removed == whole.decision.removed
+    assert on.same(on.state_of(again.model), on.state_of(whole.model))
+
+
+def test_a_run_that_is_over_is_not_trained_again(tmp_path, monkeypatch):
+    """Its checkpoint holds no optimizer; what has left is in the run's state."""
+    kind = Hesso
+    original = kind.decide
+
+    def cut(self, state):
+        raise Interrupted
+
+    monkeypatch.setattr(kind, "decide", cut)
+    options = Options(folder=tmp_path)
+    with pytest.raises(Interrupted):
+        go(METHODS["hesso"], on.net(dtype=torch.float32), options=options)
+    monkeypatch.setattr(kind, "decide", original)
+    monkeypatch.setattr(kind, "wrap_optimizer", lambda *_: pytest.fail("trained again"))
+    assert len(go(METHODS["hesso"], on.net(dtype=torch.float32), options=options).decision) == 10
+
+
+@names
+def test_what_cannot_be_is_said_before_training(name):
+    model = on.net(dtype=torch.float32)
+    with pytest.raises(UsageError, match="cannot be reached"):
+        go(METHODS[name], model, budget="groups=0.95")
+    with pytest.raises(UsageError, match=r"steps|step of"):
+        go(METHODS[name], model, recipe=dataclasses.replace(RECIPE, steps=0))
+    with pytest.raises(UsageError, match="share of training"):
+        dataclasses.replace(METHODS[name], start=2.0)
+
+
+def shared(method):
+    return go(
+        method,
+        on.net(norm=False),
+        recipe=dataclasses.replace(RECIPE, epochs=4),
+        options=Options(measure=False),
+    )
+
+
+def distributed(rank: int, folder: str) -> None:
+    """One of two processes: every method after the other, results in files."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    for name, method in METHODS.items():
+        result = shared(method)
+        torch.save((result.decision.removed, on.state_of(result.model)), f"{folder}/{name}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    """The same global batch, so the same gradients up to rounding (float64, no batch norm: its statistics are
+    a process's own); the same plan, and weights within 1e-9. Both processes agree to the bit."""
+    mp.spawn(distributed, args=(str(tmp_path),), nprocs=2)
+    for name, method in METHODS.items():
+        alone = shared(method)
+        one, other = (torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))
+        assert one[0] == other[0] == alone.decision.removed, name
+        assert on.same(one[1], other[1])
+        for key, value in on.state_of(alone.model).items():
+            torch.testing.assert_close(one[1][key], value, rtol=1e-9, atol=1e-9)
