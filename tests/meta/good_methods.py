@@ -9,6 +9,7 @@ import torch
 
 from conformance.method import DataNeed, Driver, Facts, Masks, Method, Run
 from conformance.method.protocol import Decision, Event
+from conformance.method.weights import maskable
 
 
 def facts(name: str, driver: Driver = Driver.POST, data: DataNeed = DataNeed.NONE, **more: Any) -> Facts:
@@ -22,7 +23,7 @@ def facts(name: str, driver: Driver = Driver.POST, data: DataNeed = DataNeed.NON
 class Magnitude(Method):
     """Smallest norm first."""
 
-    facts: ClassVar[Facts] = facts("magnitude")
+    facts: ClassVar[Facts] = facts("smallest-norm")
 
     def score(self, run: Run) -> torch.Tensor:
         return run.units.norms()
@@ -81,15 +82,16 @@ def _first(output: Any) -> torch.Tensor:
 class WeightMagnitude(Method):
     """Masks the smallest weights of all matrices together."""
 
-    facts: ClassVar[Facts] = facts("weight-magnitude", granularity="weight", exactness="masked", budgets=("params",))
+    facts: ClassVar[Facts] = facts("weight-magnitude", granularity="weight", exactness="masked", budgets=("weights",))
 
     def decide(self, run: Run) -> Decision:
         return smallest_masked(run)
 
 
 def smallest_masked(run: Run) -> Masks:
-    """Of all matrices that are not ignored the smallest weights, up to the budget's share of them."""
-    chosen = {n: w.detach().abs() for n, w in run.model.named_parameters() if w.ndim > 1 and n not in run.limits.ignore}
+    """Of all weights that may be masked the smallest, up to the budget's share of them."""
+    names = maskable(run.groups.graph, run.limits)
+    chosen = {name: run.model.get_parameter(name).detach().abs() for name in names}
     line = torch.cat([w.flatten() for w in chosen.values()])
     gone = torch.zeros(line.numel(), dtype=torch.bool)
     gone[torch.argsort(line, stable=True)[: -int(-run.budget.remove * line.numel() // 1)]] = True
@@ -194,7 +196,7 @@ class Ticket(Method):
     """Masks in two rounds, puts the weights back to their first values after each, and holds the masks."""
 
     facts: ClassVar[Facts] = facts(
-        "ticket", Driver.ROUNDS, DataNeed.TRAINING, granularity="weight", exactness="masked", budgets=("params",),
+        "ticket", Driver.ROUNDS, DataNeed.TRAINING, granularity="weight", exactness="masked", budgets=("weights",),
         zeroes=True,
     )  # fmt: skip
     rounds: int = 2

@@ -29,7 +29,7 @@ class Halved(Method):
 
     facts: ClassVar[Facts] = Facts(
         name="halved", summary="half of every matrix", driver=Driver.POST, data=DataNeed.NONE, paper="none",
-        granularity="weight", exactness="masked", budgets=("params",),
+        granularity="weight", exactness="masked", budgets=("weights",),
     )  # fmt: skip
 
     def decide(self, run):
@@ -49,7 +49,7 @@ def test_a_plan_is_what_a_run_decides_and_leaves_the_weights():
 
 
 def test_a_plan_refuses_what_a_run_refuses():
-    with pytest.raises(UsageError, match="takes budgets in params"):
+    with pytest.raises(UsageError, match="takes budgets in weights"):
         plan(Halved(), net(), X, budget=Budget("macs", 0.5))
 
 
@@ -66,7 +66,7 @@ def test_fine_tuning_keeps_masked_weights_at_zero():
     model = net()
     task = synthetic(model, lambda batch, generator: ((torch.randn(batch, 4, generator=generator),), {}), 0)
     recipe = Recipe(batch=8, lr=0.1, finetune_epochs=2, finetune_lr=0.1)
-    found = run(Halved(), model, X, budget=Budget("params", 0.5), task=task, recipe=recipe)
+    found = run(Halved(), model, X, budget=Budget("weights", 0.5), task=task, recipe=recipe)
     assert isinstance(found.decision, Masks)
     assert 0 < found.decision.density < 1
     assert found.decision.holds(found.subnet)

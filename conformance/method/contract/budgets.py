@@ -14,6 +14,7 @@ from conformance.method.contract.subject import Subject, amount
 from conformance.method.host import Plan, Result
 from conformance.method.masks import Masks
 from conformance.method.protocol import Driver
+from conformance.method.weights import maskable
 from conformance.partition.groups import NEVER
 from conformance.partition.selection import Selection
 
@@ -33,7 +34,7 @@ def budget(subject: Subject) -> Finding:
         if not subject.facts.removes:
             _refuses(subject, kind)
         if isinstance(result.decision, Masks):
-            looked += _masks_meet(wanted, result, result.decision)
+            looked += _masks_meet(subject, wanted, result, result.decision)
             continue
         looked += _truthful(subject, result, notes)
         over = result.removed[kind] - wanted.remove
@@ -92,11 +93,18 @@ def _truthful(subject: Subject, result: Result, notes: list[str]) -> int:
     return len(counted)
 
 
-def _masks_meet(wanted: Budget, result: Result, masks: Masks) -> int:
-    """The budget lies between the share of all parameters and that of the masked ones; one weight a tensor is free."""
+def _masks_meet(subject: Subject, wanted: Budget, result: Result, masks: Masks) -> int:
+    """The budget lies between the share of all that may be masked and that of the parameters that are.
+
+    One weight a tensor is free.
+    """
     gone = sum(int((~mask).sum()) for mask in masks.kept.values())
     masked = sum(mask.numel() for mask in masks.kept.values())
-    total = parameter_count(result.model)
+    may = set(maskable(subject.groups.graph))
+    sizes = {name: parameter.numel() for name, parameter in result.model.named_parameters()}
+    total = sum(sizes[name] for name in may)
+    if alien := sorted(masks.kept.keys() - may):
+        raise CheckFailed(f"it masks {alien[0]}, which is no weight of a matrix product or convolution")
     if abs(result.removed["weights"] - gone / masked) > _ROUNDING:
         raise CheckFailed(
             f"it reports that {result.removed['weights']:.6f} of the weights left; counted are {gone / masked:.6f}"
@@ -104,7 +112,7 @@ def _masks_meet(wanted: Budget, result: Result, masks: Masks) -> int:
     if gone / masked < wanted.remove - _ROUNDING:
         raise CheckFailed(f"the budget {wanted} is missed: {gone / masked:.4f} of the masked weights are zero")
     if gone / total > wanted.remove + len(masks.kept) / total + _ROUNDING:
-        raise CheckFailed(f"the budget {wanted} is overshot: {gone / total:.4f} of all parameters are masked")
+        raise CheckFailed(f"the budget {wanted} is overshot: {gone / total:.4f} of all that may be are masked")
     return 2
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import get_args
 
-from conformance.method.budget import KINDS
+from conformance.method.budget import Kind
 from conformance.method.contract.registry import CheckFailed, Finding, check
 from conformance.method.contract.subject import Subject
 from conformance.method.masks import Masks
@@ -35,8 +36,9 @@ def _incomplete(facts: Facts) -> list[str]:
     for name, known in (("granularity", ("group", "weight")), ("exactness", ("exact", "masked"))):
         if getattr(facts, name) not in known:
             wrong.append(f"{name} is {getattr(facts, name)!r}, not {' or '.join(known)}")
-    if not facts.budgets or len(set(facts.budgets)) < len(facts.budgets) or not set(facts.budgets) <= set(KINDS):
-        wrong.append(f"budgets are {facts.budgets!r}: some of {', '.join(KINDS)}, each once")
+    kinds = get_args(Kind)
+    if not facts.budgets or len(set(facts.budgets)) < len(facts.budgets) or not set(facts.budgets) <= set(kinds):
+        wrong.append(f"budgets are {facts.budgets!r}: some of {', '.join(kinds)}, each once")
     return wrong
 
 
