@@ -134,6 +134,14 @@ def test_a_chain_of_neighbours_shares_a_rank():
     assert [(place.rank, place.low, place.high) for place in found] == [(1, 1, 2), (1, 1, 3), (1, 2, 3)]
 
 
+def test_a_rank_begins_only_where_all_above_are_told_apart_from_all_below():
+    # The first has the best mean and the widest spread: only the second is surely better than the third.
+    above = np.zeros((3, 3), dtype=bool)
+    above[1, 2] = True
+    found = places([3.0, 2.0, 1.0], above)
+    assert [(place.rank, place.low, place.high) for place in found] == [(1, 1, 3), (1, 1, 2), (1, 2, 3)]
+
+
 def test_equal_methods_share_everything():
     same = {0: 0.5, 1: 0.6, 2: 0.7}
     found = places([0.6, 0.6], better([same, same]))
