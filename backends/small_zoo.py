@@ -1,6 +1,7 @@
 """Small models to be trained and pruned in minutes, one a family: `small:NAME` and `small:NAME-wWIDTH`.
 
     resnet20   basic blocks in three stages of WIDTH, 2 WIDTH, 4 WIDTH channels (16)
+    resnet18   basic blocks in four stages of WIDTH to 8 WIDTH channels (64), with the 3 x 3 stem for small images
     vgg11      eight convolutions with batch norm, WIDTH to 8 WIDTH channels (16); pools while there is something to
     densenet   three dense blocks of four bottleneck layers that each add WIDTH channels (12)
     vit        four pre-norm blocks of dimension WIDTH (64, a multiple of 4) with 4 heads
@@ -11,6 +12,7 @@ channels and any number of classes.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,21 +50,20 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, three stages of three basic blocks, the mean over the image, one linear layer."""
+    """A stem, stages of basic blocks that each double the channels, the mean over the image, one linear layer."""
 
-    def __init__(self, shape: tuple[int, ...], classes: int, width: int) -> None:
+    def __init__(self, shape: tuple[int, ...], classes: int, width: int, stages: tuple[int, ...] = (3, 3, 3)) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(shape[0], width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
-        widths = (width, width, 2 * width, 4 * width)
-        blocks = [
-            BasicBlock(widths[stage] if first else widths[stage + 1], widths[stage + 1], 2 if first and stage else 1)
-            for stage in range(3)
-            for first in (True, False, False)
-        ]
+        blocks, channels = [], width
+        for stage, count in enumerate(stages):
+            for number in range(count):
+                blocks.append(BasicBlock(channels, width << stage, 2 if stage and not number else 1))
+                channels = width << stage
         self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Linear(4 * width, classes)
+        self.head = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.head(self.blocks(self.stem(x)).mean((2, 3)))
@@ -218,6 +219,7 @@ class Family:
 
 FAMILIES = {
     "resnet20": Family(ResNet, 16, ("cnn", "residual")),
+    "resnet18": Family(functools.partial(ResNet, stages=(2, 2, 2, 2)), 64, ("cnn", "residual")),
     "vgg11": Family(Vgg, 16, ("cnn",)),
     "densenet": Family(DenseNet, 12, ("cnn", "concat")),
     "vit": Family(VisionTransformer, 64, ("attention", "transformer"), step=VisionTransformer.HEADS, fits=patch_size),

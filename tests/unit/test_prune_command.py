@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from conformance.method.config import config, merged, read_config
 from conformance.spec_loader import load
 
 SPEC = "handmade:conv-bn-relu"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def prune(*words: str) -> int:
@@ -110,3 +112,17 @@ def test_a_config_names_what_is_wrong_in_it(tmp_path):
     with pytest.raises(UsageError, match="is no TOML"):
         read_config(tmp_path / "a.toml")
     assert merged({"a": {"x": 1, "y": 2}}, over={"a": {"y": 3, "x": None}}) == {"a": {"x": 1, "y": 3}}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "reference_impls" / "recipes").glob("*.toml")), ids=lambda path: path.stem
+)
+def test_the_recipes_that_ship_are_sound(path):
+    """Everything of them but the data: names, options, budgets, and the model they are for."""
+    from conformance.method.registry import method
+
+    made = config(read_config(path))
+    method(made.method, **made.options)
+    assert 0 < made.parsed_budget.remove < 1
+    model = load(made.model).build()
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(11.17e6, rel=0.01)
