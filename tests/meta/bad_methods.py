@@ -57,7 +57,7 @@ class NoHooks(Method):
 
 @fires("M.declares")
 class NameOfAnother(Magnitude):
-    facts: ClassVar[Facts] = facts("l1")
+    facts: ClassVar[Facts] = replace(facts(""), name="l1")
 
 
 @fires("M.runs")

@@ -13,7 +13,10 @@ from conformance.method.weights import maskable
 
 
 def facts(name: str, driver: Driver = Driver.POST, data: DataNeed = DataNeed.NONE, **more: Any) -> Facts:
-    return Facts(name=name, summary="a method for tests", driver=driver, data=data, paper="made for tests", **more)
+    """Complete facts; the prefix keeps the name apart from all that are registered."""
+    return Facts(
+        name=f"test-{name}", summary="a method for tests", driver=driver, data=data, paper="made for tests", **more
+    )
 
 
 # -- POST -----------------------------------------------------------------------------------------

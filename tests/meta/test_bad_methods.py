@@ -19,9 +19,17 @@ from reference_impls.baselines.magnitude import L1, L2, Random
 
 SPEC, SMALLER = "handmade:conv-bn-relu", "handmade:mlp"
 APPLIES_TO = {
-    "M.masks": ("weight-magnitude", "ticket"),
-    "M.base-optimizer": ("dense", "shrink", "projected"),
-    "M.resume": ("dense", "shrink", "projected", "penalty", "ticket", "group-ticket", "tries"),
+    "M.masks": ("test-weight-magnitude", "test-ticket"),
+    "M.base-optimizer": ("dense", "test-shrink", "test-projected"),
+    "M.resume": (
+        "dense",
+        "test-shrink",
+        "test-projected",
+        "test-penalty",
+        "test-ticket",
+        "test-group-ticket",
+        "test-tries",
+    ),
 }
 
 

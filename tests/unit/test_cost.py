@@ -148,4 +148,3 @@ def test_nearly_every_parameter_of_the_usual_models_can_go(spec):
     graph = pc.trace(backend.build().eval(), *backend.inputs(2, torch.Generator().manual_seed(0)))
     facts = group_facts(pc.partition(graph))
     assert facts["removable_parameters"] >= 0.95
-    assert facts["removable_flops"] >= 0.95
