@@ -76,18 +76,20 @@ def test_few_seeds_are_provisional_and_not_ranked():
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"status": "FAILED", "value": None, "verdict": ""}, "1 failed of 3"),
-        ({"verdict": "different"}, "1 different of 3"),
-        ({"verdict": "unsupported"}, "1 unsupported of 3"),
-        ({"verdict": "masks do not hold"}, "1 masks do not hold of 3"),
-        ({"verdict": ""}, "1 no verdict of 3"),
-        ({"value": float("nan")}, "1 without a figure of 3"),
-        ({"value": float("inf")}, "1 without a figure of 3"),
-        ({"value": None}, "1 without a figure of 3"),
+        ({"status": "FAILED", "value": None, "verdict": ""}, "1 failed of 4"),
+        ({"verdict": "different"}, "1 different of 4"),
+        ({"verdict": "unsupported"}, "1 unsupported of 4"),
+        ({"verdict": "masks do not hold"}, "1 masks do not hold of 4"),
+        ({"verdict": ""}, "1 no verdict of 4"),
+        ({"value": float("nan")}, "1 without a figure of 4"),
+        ({"value": float("inf")}, "1 without a figure of 4"),
+        ({"value": None}, "1 without a figure of 4"),
     ],
 )
 def test_one_bad_row_takes_the_rank(changes, why):
-    made = [*seeds("l1", 0.9, 0.9), row("l1", 2, **{"value": 0.99} | changes), *seeds("l2", 0.5, 0.5, 0.5)]
+    # Three good seeds would be enough for a rank, were it not for the fourth.
+    bad_row = row("l1", 3, **{"value": 0.99} | changes)
+    made = [*seeds("l1", 0.9, 0.9, 0.9), bad_row, *seeds("l2", 0.5, 0.5, 0.5)]
     board = only_board(made)
     bad = entry(board, "l1")
     assert bad.trouble == why
@@ -181,6 +183,12 @@ def test_fronts_within_a_board_and_over_budgets():
     assert entry(first, "better").all_front["macs"]
     assert entry(second, "big").kept["latency"] == pytest.approx(0.5)
     assert "latency" not in entry(second, "small").kept
+
+
+def test_a_share_that_only_some_seeds_have_is_not_shown():
+    made = [*seeds("l1", 0.9, 0.9), row("l1", 2, 0.9, macs=None, memory=(4, 2), latency=(timed(2),))]
+    kept = only_board(made).entries[0].kept
+    assert set(kept) == {"params"}
 
 
 def test_latencies_are_compared_at_a_batch_all_have():
