@@ -51,7 +51,7 @@ def leaderboard(
         raise UsageError(f"there is no row in {', '.join(str(path) for path in rows)}")
     make_folder(output)
     content = document(made, make_overall(made.boards))
-    places = [*(runs or ()), *(place for path in rows for place in (path.parent, path.parent / "runs"))]
+    places = [*(runs or ()), *(place for path in rows for place in (path.parent / "jobs", path.parent))]
     plots = _plots(content) if pictures else {}
     top, run_files = pages(content, made.rows, places, title, list(plots))
     top |= {_CONTENT: as_json(content), "leaderboard.csv": as_csv(content), "leaderboard.md": markdown(content, title)}
