@@ -35,6 +35,7 @@ class EarlyBird(Slimming):
         data=DataNeed.TRAINING,
         paper="You et al., Drawing Early-Bird Tickets: Towards More Efficient Training, ICLR 2020; over groups",
         budgets=("groups", "params", "macs"),
+        penalises=True,
     )
     threshold: float = 0.1
     window: int = 5

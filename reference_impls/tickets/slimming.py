@@ -30,6 +30,7 @@ class Slimming(Method):
         driver=Driver.TRAIN,
         data=DataNeed.TRAINING,
         paper="Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017; over groups",
+        penalises=True,
     )
     penalty: float = 1e-4
     gamma_init: float | None = 0.5

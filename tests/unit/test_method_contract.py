@@ -224,6 +224,17 @@ class TestTheDoor:
         assert outcomes["M.zero"] is Outcome.SKIPPED
         assert "no scores today" in report.reason
 
+    def test_a_method_that_refuses_the_model_is_unsupported(self):
+        class Picky(Magnitude):
+            def score(self, run):
+                raise UsageError("there is no batch norm to rank by")
+
+        report = pc.check_method(Picky(), MLP)
+        assert report.outcome is Outcome.UNSUPPORTED
+        assert "refuses this model or budget: there is no batch norm" in report.reason
+        outcomes = {result.id: result.outcome for result in report.checks}
+        assert {outcomes[name] for name in outcomes if name not in ("M.declares", "M.runs")} == {Outcome.SKIPPED}
+
     def test_ids_are_unique_and_the_first_two_come_first(self):
         ids = [item.id for item in checks()]
         assert ids[:2] == ["M.declares", "M.runs"]

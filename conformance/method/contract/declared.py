@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import get_args
 
+from conformance.errors import UsageError
 from conformance.method.budget import Kind
-from conformance.method.contract.registry import CheckFailed, Finding, check
+from conformance.method.contract.registry import CheckFailed, CheckUnsupported, Finding, check
 from conformance.method.contract.subject import Subject
 from conformance.method.masks import Masks
 from conformance.method.protocol import DataNeed, Driver, Facts, Method
@@ -75,7 +76,10 @@ def _wrong_name(subject: Subject, facts: Facts) -> list[str]:
 @check("M.runs", first=True)
 def runs(subject: Subject) -> Finding:
     """The method comes to a decision at the base budget, and something leaves; nothing of a control."""
-    found = subject.plan()
+    try:
+        found = subject.plan()
+    except UsageError as error:
+        raise CheckUnsupported(f"the method refuses this model or budget: {error}") from error
     if isinstance(found.decision, Masks) != subject.masks:
         raise CheckFailed(f"it declares {subject.facts.granularity} and decides a {type(found.decision).__name__}")
     if isinstance(found.decision, Masks):
