@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -155,9 +156,12 @@ def _kill_first_worker():
             while time.monotonic() < deadline and not self.hit:
                 for process in psutil.process_iter(["cmdline", "ppid"]):
                     if "reports.bench.worker" in (process.info["cmdline"] or []):
-                        psutil.Process(process.info["ppid"]).kill()
-                        self.hit = True
-                        break
+                        with contextlib.suppress(psutil.Error):  # it ended meanwhile
+                            parent = psutil.Process(process.info["ppid"])
+                            if "ray::" in " ".join(parent.cmdline()):  # not one that somebody else runs
+                                parent.kill()
+                                self.hit = True
+                                break
                 time.sleep(0.1)
 
     thread = Killer(daemon=True)

@@ -306,7 +306,7 @@ class TestReports:
     def test_all_renderings_hold_it(self, net, report):
         whole = build_report([report], command=["conformance"], environment={})
         data = json.loads(whole.model_dump_json())
-        assert data["schema_version"] == "1.1"
+        assert data["schema_version"] == "1.2"
         told = next(c for c in data["models"][0]["checks"] if c["id"] == "L2.extreme")["diagnosis"]
         assert told["divergence"]["module"] == "mix"
         assert told["smallest"]["words"] == list(to_words(self.culprits(net)))
