@@ -98,8 +98,7 @@ class DHSPG(HalfSpace):
         """Penalty and projection, from the members that hold penalised groups."""
         lines, motion = self._active, old.motion()
         rates, decays = self._rates(lines)
-        tensors = lines.tensors()
-        new, cross, length = lines.grams(tensors, motion.moved)
+        new, cross, length = lines.grams(lines.tensors(), motion.moved, second=True)
         scale = lines.repeated(motion.scales)
         inner = new + scale * cross
         # From the motion to d: divided by lr where it was copied, and without decoupled decay.

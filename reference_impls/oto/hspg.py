@@ -86,10 +86,8 @@ class HSPG(HalfSpace):
     def _inner(self, old: Old) -> torch.Tensor:
         """<x_new, x_old> of every group."""
         rows, motion = self.rows, old.motion()
-        tensors = rows.tensors()
-        new = rows.joined(rows.squares(tensors))
+        new, cross, _ = rows.grams(rows.tensors(), motion.moved, second=False)
         self._after = rows.total(new)
-        cross = rows.joined(rows.dots(tensors, motion.moved))
         return rows.total(new.addcmul_(rows.repeated(motion.scales), cross))
 
     def _writes(self) -> list[tuple[int, int]]:

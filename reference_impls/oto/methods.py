@@ -18,8 +18,8 @@ from reference_impls.oto.rows import Rows
 from reference_impls.oto.saliency import Criteria
 from reference_impls.oto.wrapper import SparseOptimizer
 
-COMPLETE = (0.9, 0.95)
-"""Where in training a half-space method is completed: what is projected then still has time to settle."""
+COMPLETE = (0.75, 0.9)
+"""Where in training a half-space method is completed: late, but with enough of a falling lr left to recover."""
 
 
 @dataclass(frozen=True)

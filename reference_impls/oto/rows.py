@@ -96,37 +96,31 @@ class Lines:
         return [member.tensor.detach() for member in self.members]
 
     def squares(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Sums of squares at each position, of one tensor a member, of its shape."""
-        return self._each(tensors, tensors)
+        """Sums of squares at each position, of one tensor a member, of its shape; the same bits as `grams` gives."""
+        found = []
+        for member, tensor in zip(self.members, tensors, strict=True):
+            parts = [_row_dots(part, part, member.dim) for part in _cached(tensor, member.dim)]
+            found.append(parts[0] if len(parts) == 1 else torch.cat(parts))
+        return found
 
     def dots(self, ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Sums of products at each position, of two tensors a member, of its shape."""
-        return self._each(ones, others)
+        pairs = zip(self.members, ones, others, strict=True)
+        return [_row_dots(one, other, member.dim) for member, one, other in pairs]
 
     def grams(
-        self, ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]
+        self, ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor], *, second: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Long lines of <one, one>, <one, other> and <other, other>, reading each tensor from memory once."""
+        """Long lines of <one, one>, <one, other> and, if `second`, <other, other>; each tensor is read once."""
         found: list[list[torch.Tensor]] = [[], [], []]
         for member, one, other in zip(self.members, ones, others, strict=True):
             for part, another in zip(_cached(one, member.dim), _cached(other, member.dim), strict=True):
                 found[0].append(_row_dots(part, part, member.dim))
                 found[1].append(_row_dots(part, another, member.dim))
-                found[2].append(_row_dots(another, another, member.dim))
-        first, second, third = (self.joined(lines) for lines in found)
-        return first, second, third
-
-    def _each(self, ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        found: list[torch.Tensor | None] = [None] * len(self.members)
-        flat = [n for n, tensor in enumerate(ones) if tensor.ndim == 1 and tensor.dtype is self.dtype]
-        if flat:
-            products = torch._foreach_mul([ones[n] for n in flat], [others[n] for n in flat])
-            for n, product in zip(flat, products, strict=True):
-                found[n] = product
-        return [
-            _row_dots(one, other, member.dim) if line is None else line
-            for member, one, other, line in zip(self.members, ones, others, found, strict=True)
-        ]
+                if second:
+                    found[2].append(_row_dots(another, another, member.dim))
+        first, cross, last = (self.joined(lines) for lines in found)
+        return first, cross, last
 
 
 def _row_dots(one: torch.Tensor, other: torch.Tensor, dim: int) -> torch.Tensor:

@@ -79,7 +79,8 @@ def dhspg_redundancy(found: Products, sizes: torch.Tensor, free: torch.Tensor) -
     short = 1 / (x / sizes.clamp(min=1) + 1e-6)
 
     def unit(term: torch.Tensor) -> torch.Tensor:
-        kept = torch.where(free, term, 0)
-        return kept / torch.linalg.vector_norm(kept).clamp(min=1e-12)
+        kept: torch.Tensor = torch.where(free, term, 0)
+        length: torch.Tensor = torch.linalg.vector_norm(kept)
+        return kept / length.clamp(min=1e-12)
 
     return 0.5 * unit(cosine) + 0.5 * unit(short)

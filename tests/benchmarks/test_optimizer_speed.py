@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
 import time
 
 import pytest
 import torch
-from measure import Clock, against, backend_of, called, inputs_of, seconds
+from measure import Clock, against, backend_of, built, called, inputs_of, seconds
 
 import conformance as pc
 from conformance.method import Budget, Cost, Limits, units
@@ -32,10 +34,21 @@ CASES = {
 }
 
 
+@functools.cache
+def prepared(spec):
+    """The model and its groups, once for all cases."""
+    backend = backend_of(spec)
+    model = built(backend)
+    args, kwargs = inputs_of(backend, 2)
+    return model, pc.partition(pc.trace(model, args, kwargs))
+
+
 def gradients(model):
     draw = torch.Generator().manual_seed(1)
+    noise = 1e-3 * torch.randn(1 << 20, generator=draw)
     for parameter in model.parameters():
-        parameter.grad = 1e-3 * torch.randn(parameter.shape, generator=draw)
+        size = parameter.numel()
+        parameter.grad = noise.repeat(-(-size // noise.numel()))[:size].view(parameter.shape).clone()
 
 
 @pytest.mark.parametrize("spec", MODELS)
@@ -43,10 +56,8 @@ def gradients(model):
 def test_beside_the_base(benchmark, row, spec, case):
     """Half of the groups are to leave; gradients are random and stay the same."""
     made, options, steps, goal = CASES[case]
-    backend = backend_of(spec)
-    model, twin = backend.build(), backend.build()
-    args, kwargs = inputs_of(backend, 2)
-    groups = pc.partition(pc.trace(model.eval(), args, kwargs))
+    model, groups = prepared(spec)
+    model, twin = copy.deepcopy(model), copy.deepcopy(model)
     gradients(model)
     gradients(twin)
     quota = Quota(groups, Budget("groups", 0.5), Limits(), Cost(groups))

@@ -71,8 +71,8 @@ def test_a_run_ends_with_an_exact_subnet_of_the_budget(name):
     assert result.verdict.equal
     assert len(result.decision) == 10
     assert result.metrics["masked"] == result.metrics["subnet"]
-    if name != "dhspg":  # its penalty dies with the gradient: on data learnt by heart it cuts what is left at the end
-        assert result.metrics["subnet"]["accuracy"] > 0.8
+    # DHSPG takes six of the eight channels that everything goes through, and has a few steps to recover.
+    assert result.metrics["subnet"]["accuracy"] > (0.4 if name == "dhspg" else 0.8)
     assert METHODS[name].facts.name == name
 
 
@@ -95,7 +95,7 @@ def uninterrupted(name):
 
 
 @names
-@pytest.mark.parametrize("stop", [9, 22, 58])
+@pytest.mark.parametrize("stop", [9, 22, 52])
 def test_an_interrupted_run_goes_on_bit_for_bit(name, stop, tmp_path, monkeypatch):
     """Saved after every step, and cut off in each phase."""
     whole = uninterrupted(name)
