@@ -124,7 +124,7 @@ def test_a_ray_cluster_gives_the_same_rows_though_a_worker_is_killed(suite, tmp_
     from reports.bench.cluster import Cluster
 
     todo = jobs(read_suite(str(suite)))
-    here = run_suite(todo, tmp_path / "local", Local(1), QUIET)
+    here = run_suite(todo, tmp_path / "local", Local(os.cpu_count() or 1), QUIET)  # one thread a job, as there
     killed = []
 
     def said(job, what, done, total):
