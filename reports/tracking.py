@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from conformance.errors import UsageError
 from reports.rows import Row
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 FILES = ("result.json", "plan.json", "subnet.safetensors", "masks.safetensors", "history.jsonl", "row.json")
 _BATCH = 900  # MLflow takes at most 1000 figures at once
+_PATIENCE = 10
+"""Seconds to wait for a server's port; MLflow itself would try again and again, for minutes."""
+
 ALIAS = "winner"
 
 
@@ -32,8 +37,9 @@ class Tracking:
         from mlflow.exceptions import MlflowException
 
         self.uri, self.suite = uri, suite
-        self.client: MlflowClient = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        _listening(uri)
         try:
+            self.client: MlflowClient = MlflowClient(tracking_uri=uri, registry_uri=uri)
             found = self.client.get_experiment_by_name(suite)
             location = None if artifacts is None else artifacts.resolve().as_uri()
             self.experiment = found.experiment_id if found else self.client.create_experiment(suite, location)
@@ -203,3 +209,15 @@ def _params(row: Row) -> dict[str, str]:
     params |= {f"option.{name}": value for name, value in row.options.items()}
     params |= {f"recipe.{name}": value for name, value in row.recipe.items()}
     return {name: str(value)[:5000] for name, value in params.items()}
+
+
+def _listening(uri: str) -> None:
+    """Raises UsageError when nothing listens where an `http(s)://` URI points."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname or "", port), _PATIENCE).close()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the tracking server {uri} cannot be used: {error}") from error

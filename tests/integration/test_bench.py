@@ -260,8 +260,9 @@ def test_a_tracking_server_that_is_not_there_is_said(tmp_path):
     from reports.tracking import Tracking
 
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot be used"):
-        Tracking(f"sqlite:///{tmp_path}/file/x.db", "tiny")
+    for uri in (f"sqlite:///{tmp_path}/file/x.db", "http://127.0.0.1:9", "http://127.0.0.1:port"):
+        with pytest.raises(UsageError, match="cannot be used"):
+            Tracking(uri, "tiny")
 
 
 class TestSuites:
