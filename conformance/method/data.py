@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -41,6 +42,13 @@ class Data:
         """Batches of training inputs with targets, on the run's device, shuffled by the run's seed."""
         self._ask(DataNeed.LABELLED)
         return self._batches(batches, size)
+
+    def training(self, size: int = 64) -> Iterator[Batch]:
+        """All training batches once, with targets, on the run's device, shuffled by the run's seed."""
+        self._ask(DataNeed.TRAINING)
+        assert self.task is not None
+        for batch in self.task.batches("train", min(size, self.task.count("train")), seed=self.seed, epoch=-1):
+            yield batch.to(self.device)
 
     def loss(self, output: object, batch: Batch) -> torch.Tensor:
         """The task's mean loss of a labelled batch."""

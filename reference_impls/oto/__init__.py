@@ -6,6 +6,7 @@ optimizer = oto.hesso(lr=0.1, target_group_sparsity=0.5, start_pruning_step=100,
 subnet = oto.construct_subnet()
 """
 
+from reference_impls.oto.adahspg import AdaHSPG
 from reference_impls.oto.cric import HESSOCRIC, Cycles
 from reference_impls.oto.dhspg import DHSPG
 from reference_impls.oto.front import OTO
@@ -16,4 +17,16 @@ from reference_impls.oto.rows import Rows
 from reference_impls.oto.saliency import Criteria
 from reference_impls.oto.wrapper import SparseOptimizer
 
-__all__ = ["DHSPG", "HESSO", "HESSOCRIC", "HSPG", "OTO", "Criteria", "Cycles", "Quota", "Rows", "SparseOptimizer"]
+__all__ = [
+    "DHSPG",
+    "HESSO",
+    "HESSOCRIC",
+    "HSPG",
+    "OTO",
+    "AdaHSPG",
+    "Criteria",
+    "Cycles",
+    "Quota",
+    "Rows",
+    "SparseOptimizer",
+]

@@ -17,6 +17,7 @@ from conformance.method.budget import Kind, solve
 from conformance.method.host import nonzero
 from conformance.method.ladder import removable
 from conformance.partition.selection import Selection
+from reference_impls.oto.adahspg import AdaHSPG, Closure
 from reference_impls.oto.cric import HESSOCRIC, Cycles
 from reference_impls.oto.dhspg import DHSPG
 from reference_impls.oto.hesso import HESSO
@@ -144,6 +145,35 @@ class OTO:
                 penalty=lmbda,
                 epsilon=epsilon,
                 adapt_every=adapt_every,
+                complete=complete,
+            )
+        )
+
+    def adahspg_reconstructed(
+        self,
+        *,
+        lr: float,
+        target_group_sparsity: float,
+        phase_steps: int,
+        full: Closure,
+        lmbda: float = 1e-3,
+        epsilon: float = 0.0,
+        radius: float = 1.0,
+        complete: tuple[int, int] | None = None,
+        variant: Variant = "sgd",
+        **base: Any,
+    ) -> AdaHSPG:
+        """AdaHSPG+ (reconstructed): `full` leaves the mean gradient over all data; its step wants the closure."""
+        return self._kept(
+            AdaHSPG(
+                self.base_optimizer(variant, lr, **base),
+                *self._parts(target_group_sparsity),
+                full=full,
+                phase_steps=phase_steps,
+                penalty=lmbda,
+                epsilon=epsilon,
+                radius=radius,
+                buffers=self.model.buffers(),
                 complete=complete,
             )
         )

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.distributed as dist
 
 from conformance.errors import UsageError
-from conformance.method import DataNeed, Decision, Driver, Event, Facts, Method, Run
+from conformance.method import Batch, DataNeed, Decision, Driver, Event, Facts, Method, Run
+from reference_impls.oto.adahspg import AdaHSPG
 from reference_impls.oto.cric import HESSOCRIC, Cycles
 from reference_impls.oto.dhspg import DHSPG
 from reference_impls.oto.hesso import HESSO
@@ -117,6 +119,91 @@ class Hspg(_Trained):
             complete=None if quota.empty else _window(run, self.complete, start),
             seed=run.seed,
         )
+
+
+@dataclass(frozen=True)
+class AdaHspg(_Trained):
+    """AdaHSPG+ (reconstructed): phase is the share of training a phase takes, an epoch in the paper.
+
+    penalty is the mixed norm's weight, epsilon where it begins, radius how long a group may be to be projected, in
+    mean norms of its axis. complete is an addition, as in HSPG. A proximal phase computes one gradient over all
+    training data, and a second one of every batch.
+    """
+
+    phase: float = 0.1
+    penalty: float = 1e-3
+    epsilon: float = 0.0
+    radius: float = 1.0
+    complete: bool = True
+
+    facts: ClassVar[Facts] = Facts(
+        name="adahspg-reconstructed",
+        summary="AdaHSPG+: proximal steps of low variance and half-space projections take turns, up to the budget",
+        driver=Driver.TRAIN,
+        data=DataNeed.TRAINING,
+        paper="Dai et al., An Adaptive Half-Space Projection Method for Stochastic Optimization Problems with Group "
+        "Sparse Regularization, TMLR 2023; reconstructed, with an optional completion that is not the paper's",
+        budgets=("groups", "params", "macs"),
+        equivariant=False,
+        zeroes=True,
+        needs_loss=True,
+    )
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a share that is none."""
+        _share("phase", self.phase)
+
+    def optimizer(self, run: Run, base: torch.optim.Optimizer, rows: Rows, quota: Quota) -> SparseOptimizer:
+        """AdaHSPG+ (reconstructed)."""
+        steps = max(1, round(self.phase * run.total))
+
+        def full() -> None:
+            """The mean gradient over all training data."""
+            batches = run.data.training(run.recipe.batch)
+            seen = 0
+            for batch in batches:
+                _backward(run, batch, weight=batch.size)
+                seen += batch.size
+            for parameter in run.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.div_(seen)
+
+        return AdaHSPG(
+            base,
+            rows,
+            quota,
+            full=full,
+            phase_steps=steps,
+            penalty=self.penalty,
+            epsilon=self.epsilon,
+            radius=self.radius,
+            buffers=run.model.buffers(),
+            complete=None if quota.empty else _window(run, self.complete, 0),
+            seed=run.seed,
+        )
+
+    def on_event(self, event: Event, run: Run) -> None:
+        """After the backward pass: the gradient of the same batch at the anchor as well."""
+        if event == "after_backward":
+            assert isinstance(run.optimizer, AdaHSPG)
+            run.optimizer.correct(lambda: _of_batch(run))
+        super().on_event(event, run)
+
+
+def _of_batch(run: Run) -> None:
+    """The gradient of the present batch, the mean over all processes."""
+    assert run.batch is not None
+    _backward(run, run.batch)
+    if dist.is_available() and dist.is_initialized():
+        for parameter in run.model.parameters():
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+                parameter.grad.div_(dist.get_world_size())
+
+
+def _backward(run: Run, batch: Batch, weight: float = 1.0) -> None:
+    loss = run.data.loss(run.model(*batch.args, **batch.kwargs), batch) * weight
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import nn
 
 import conformance as pc
 from conformance.method import Budget, Cost, Limits, units
-from reference_impls.oto import Quota, Rows
+from reference_impls.oto import AdaHSPG, Quota, Rows
 
 BASES = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05, weight_decay=1e-3),
@@ -53,6 +53,8 @@ def wrapped(made, model, base="momentum", budget="groups=0.5", limits=None, **op
     groups = groups_of(model)
     quota = Quota(groups, Budget.parse(budget), limits or Limits(), Cost(groups))
     base = BASES[base] if isinstance(base, str) else base
+    if made is AdaHSPG:
+        options = {"full": lambda: give_gradients(model, 999), "buffers": model.buffers(), **options}
     return made(base(model.parameters()), Rows(units(model, groups)), quota, **options)
 
 
@@ -66,8 +68,15 @@ def give_gradients(model, step, scale=1.0):
 def train(model, optimizer, steps, start=0, scale=1.0, after=lambda step: None):
     for step in range(start, start + steps):
         give_gradients(model, step, scale)
+        corrected(optimizer, lambda step=step: give_gradients(model, step, scale))
         optimizer.step(loss=torch.tensor(1.0 + step % 3))
         after(step)
+
+
+def corrected(optimizer, closure):
+    """What a loop does that has computed the gradients itself."""
+    if isinstance(optimizer, AdaHSPG):
+        optimizer.correct(closure)
 
 
 def state_of(model):

@@ -15,10 +15,11 @@ import torch.multiprocessing as mp
 
 from conformance.errors import UsageError
 from conformance.method import Batch, Budget, Limits, Options, Recipe, run
-from reference_impls.oto.methods import Dhspg, Hesso, HessoCric, Hspg
+from reference_impls.oto.methods import AdaHspg, Dhspg, Hesso, HessoCric, Hspg
 
 METHODS = {
     "hspg": Hspg(penalty=0.01, epsilon=0.9),
+    "adahspg-reconstructed": AdaHspg(penalty=0.01, epsilon=0.5),
     "dhspg": Dhspg(penalty=0.01, epsilon=0.5),
     "hesso": Hesso(periods=4),
     "hesso-cric": HessoCric(cycles=3),
@@ -142,7 +143,7 @@ def test_what_cannot_be_is_said_before_training(name):
     with pytest.raises(UsageError, match=r"steps|step of"):
         go(METHODS[name], model, recipe=dataclasses.replace(RECIPE, steps=0))
     with pytest.raises(UsageError, match="share of training"):
-        dataclasses.replace(METHODS[name], start=2.0)
+        dataclasses.replace(METHODS[name], **{"phase" if isinstance(METHODS[name], AdaHspg) else "start": 2.0})
 
 
 def shared(method):

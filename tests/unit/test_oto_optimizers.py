@@ -14,10 +14,11 @@ import conformance as pc
 from conformance.errors import UsageError
 from conformance.method import Limits
 from conformance.method.store import load_tree, save_tree
-from reference_impls.oto import DHSPG, HESSO, HESSOCRIC, HSPG, Cycles, Rows
+from reference_impls.oto import DHSPG, HESSO, HESSOCRIC, HSPG, AdaHSPG, Cycles, Rows
 
 MAKERS = {
     "hspg": (HSPG, {"start_step": 10, "epsilon": 0.5, "penalty": 0.01, "complete": (50, 60)}),
+    "adahspg": (AdaHSPG, {"phase_steps": 5, "epsilon": 0.5, "penalty": 0.01, "complete": (50, 60)}),
     "dhspg": (DHSPG, {"start_step": 10, "epsilon": 0.9, "penalty": 0.01, "complete": (50, 60)}),
     "hesso": (HESSO, {"start_step": 10, "pruning_steps": 40, "periods": 5}),
     "cric": (HESSOCRIC, {"start_step": 10, "fade_steps": 8, "cycles": Cycles(steps=4, most=4)}),
@@ -169,6 +170,7 @@ def test_parameters_without_a_gradient_do_not_move(name, base):
         before = model.conv3.weight.detach().clone()
         on.give_gradients(model, step + 1000)
         model.conv3.weight.grad = None
+        on.corrected(optimizer, lambda: on.give_gradients(model, step + 1000))
         optimizer.step(loss=1.0)
         positions = rows.places(optimizer.zero_groups)
         expected = before.clone()
@@ -273,6 +275,7 @@ def test_schedulers_clipping_and_autocast(name):
                 loss = torch.nn.functional.cross_entropy(model(x), y)
             scaler.scale(loss).backward()
             scaler.unscale_(optimizer)
+            on.corrected(optimizer, lambda: torch.nn.functional.cross_entropy(model(x), y).backward())
             torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
             scaler.step(optimizer, loss=loss.detach())
             scaler.update()
@@ -336,6 +339,8 @@ def test_schedules_that_cannot_be_are_refused():
         ("hspg", {"complete": (5, 9)}),
         ("dhspg", {"amplify": 0.5}),
         ("cric", {"fade_steps": 0}),
+        ("adahspg", {"phase_steps": 0}),
+        ("adahspg", {"radius": 0.0}),
     ):
         with pytest.raises(UsageError):
             made(name, model, **options)
