@@ -3,6 +3,7 @@
 ConformanceError
  |- UsageError            the caller asked for something that cannot be (exit code 2)
  |   |- PlanError         a saved subnet is damaged, or does not belong to the model
+ |   |- TooFewStepsError       a method's schedule does not fit into the training it is given
  |- TraceError            the model could not be run once on its example inputs
  |- SelectionError        a selection does not fit the groups it is used with
  |- ExtractionError       no subnet could be built for a selection
@@ -21,6 +22,14 @@ class UsageError(ConformanceError):
 
 class PlanError(UsageError):
     """A saved subnet cannot be used: it is damaged, incomplete, or was made from another model."""
+
+
+class TooFewStepsError(UsageError):
+    """A method's schedule takes `needed` optimizer steps, and a training run has fewer."""
+
+    def __init__(self, message: str, needed: int) -> None:
+        super().__init__(message)
+        self.needed = needed
 
 
 class TraceError(ConformanceError):

@@ -111,6 +111,7 @@ class BnScaleL1(Regulariser):
         summary="L1 on batch norm scales while training, then the smallest scales leave",
         driver=Driver.TRAIN,
         data=DataNeed.TRAINING,
+        penalises=True,
         paper="Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017",
     )
     normalise: Normalise = "none"
@@ -143,6 +144,7 @@ class GroupLasso(Regulariser):
         summary="group lasso while training, then the smallest groups leave",
         driver=Driver.TRAIN,
         data=DataNeed.TRAINING,
+        penalises=True,
         paper="Wen et al., Learning Structured Sparsity in Deep Neural Networks, NIPS 2016; over coupled groups",
     )
     normalise: Normalise = "max"
@@ -182,6 +184,7 @@ class GroupNormReg(Regulariser):
         summary="weight decay that grows as a group weighs less in its axis, then the smallest groups leave",
         driver=Driver.TRAIN,
         data=DataNeed.TRAINING,
+        penalises=True,
         paper="Fang et al., DepGraph: Towards Any Structural Pruning, CVPR 2023 (sparse learning)",
     )
     normalise: Normalise = "max"
@@ -209,6 +212,7 @@ class GrowingReg(Regulariser):
         summary="weight decay that grows every epoch, faster for small groups, then the smallest leave",
         driver=Driver.TRAIN,
         data=DataNeed.TRAINING,
+        penalises=True,
         paper="Wang et al., Neural Pruning via Growing Regularization, ICLR 2021; over coupled groups, reconstructed",
     )
     normalise: Normalise = "max"

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 import torch.distributed as dist
 
-from conformance.errors import UsageError
+from conformance.errors import TooFewStepsError, UsageError
 from conformance.method import Batch, DataNeed, Decision, Driver, Event, Facts, Method, Run
 from reference_impls.oto.adahspg import AdaHSPG
 from reference_impls.oto.cric import HESSOCRIC, Cycles
@@ -19,6 +19,8 @@ from reference_impls.oto.quota import Quota
 from reference_impls.oto.rows import Rows
 from reference_impls.oto.saliency import Criteria
 from reference_impls.oto.wrapper import SparseOptimizer
+
+_TRIES = 1000
 
 COMPLETE = (0.75, 0.9)
 """Where in training a half-space method is completed: late, but with enough of a falling lr left to recover."""
@@ -360,15 +362,24 @@ class HessoCric(_Scored):
 
     def optimizer(self, run: Run, base: torch.optim.Optimizer, rows: Rows, quota: Quota) -> SparseOptimizer:
         """HESSO-CRIC."""
-        start = int(self.start * run.total)
-        fade = max(1, round(self.fade * run.total))
-        cycles = Cycles(
-            max(1, round(self.sampling * run.total / max(self.cycles, 1))),
-            self.cycles,
-            self.tolerance,
-            self.loss_weight,
-        )
-        needed = start + HESSOCRIC.steps_needed(quota, cycles, fade)
+        start, fade, cycles = self._schedule(run.total)
+        needed = self._needed(quota, run.total)
         if needed > run.total and not quota.empty:
-            raise UsageError(f"hesso-cric needs {needed} steps on this model with these options, not {run.total}")
+            least = run.total
+            for _ in range(_TRIES):  # its parts are shares of training, and grow with it
+                least = max(least, self._needed(quota, least))
+            text = f"hesso-cric needs {least} steps on this model with these options, not {run.total}"
+            if self._needed(quota, least) > least:
+                raise UsageError("hesso-cric: start, sampling and fade together leave no training for the probes")
+            raise TooFewStepsError(text, least)
         return HESSOCRIC(base, rows, quota, start_step=start, fade_steps=fade, cycles=cycles, criteria=self.criteria)
+
+    def _schedule(self, total: int) -> tuple[int, int, Cycles]:
+        """First step, steps of the fade, and the cycles, of a training of so many steps."""
+        steps = max(1, round(self.sampling * total / max(self.cycles, 1)))
+        cycles = Cycles(steps, self.cycles, self.tolerance, self.loss_weight)
+        return int(self.start * total), max(1, round(self.fade * total)), cycles
+
+    def _needed(self, quota: Quota, total: int) -> int:
+        start, fade, cycles = self._schedule(total)
+        return start + HESSOCRIC.steps_needed(quota, cycles, fade)

@@ -12,7 +12,7 @@ from torch import nn
 
 import conformance as pc
 from conformance.checks.subject import prepare
-from conformance.errors import UsageError
+from conformance.errors import TooFewStepsError, UsageError
 from conformance.method import Budget, Limits, Recipe, Task
 from conformance.method.contract.registry import CheckSkipped, CheckUnsupported, checks
 from conformance.method.contract.runner import described
@@ -234,6 +234,23 @@ class TestTheDoor:
         assert "refuses this model or budget: there is no batch norm" in report.reason
         outcomes = {result.id: result.outcome for result in report.checks}
         assert {outcomes[name] for name in outcomes if name not in ("M.declares", "M.runs")} == {Outcome.SKIPPED}
+
+    def test_a_method_that_needs_more_steps_gets_them(self):
+        totals = []
+
+        class Long(Shrink):
+            def wrap_optimizer(self, run, optimizer):
+                if run.total < 31:
+                    raise TooFewStepsError(f"31 steps, not {run.total}", 31)
+                totals.append(run.total)
+                return super().wrap_optimizer(run, optimizer)
+
+        report = pc.check_method(Long(), MLP, only=("M.same-seed",))
+        assert report.outcome is Outcome.PASS
+        assert set(totals) == {36}  # whole epochs
+        asked = pc.check_method(Long(), MLP, only=("M.same-seed",), recipe=Recipe(epochs=2, batch=8))
+        assert asked.outcome is Outcome.UNSUPPORTED
+        assert "31 steps, not 12" in asked.reason
 
     def test_ids_are_unique_and_the_first_two_come_first(self):
         ids = [item.id for item in checks()]

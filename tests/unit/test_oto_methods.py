@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from conformance.errors import UsageError
+from conformance.errors import TooFewStepsError, UsageError
 from conformance.method import Batch, Budget, Limits, Options, Recipe, run
 from reference_impls.oto.methods import AdaHspg, Dhspg, Hesso, HessoCric, Hspg
 
@@ -84,6 +84,18 @@ def test_limits_and_macs_through_the_host(name):
     assert 0.2 <= result.removed["macs"] < 0.2 + 0.1  # two groups of twelve at most
     assert result.subnet.conv1.out_channels == 8
     assert result.subnet.conv2.out_channels % 2 == 0
+
+
+def test_hesso_cric_says_how_many_steps_it_needs():
+    method, model = HessoCric(cycles=3), on.net(dtype=torch.float32)
+    with pytest.raises(TooFewStepsError, match="needs") as caught:
+        go(method, model, recipe=dataclasses.replace(RECIPE, steps=5))
+    needed = caught.value.needed
+    with pytest.raises(TooFewStepsError):
+        go(method, model, recipe=dataclasses.replace(RECIPE, steps=needed - 1))
+    assert go(method, model, recipe=dataclasses.replace(RECIPE, steps=needed)).verdict.equal
+    with pytest.raises(UsageError, match="leave no training"):
+        go(HessoCric(start=0.5, sampling=0.4, fade=0.2), model)
 
 
 class Interrupted(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import get_args
 
-from conformance.errors import UsageError
+from conformance.errors import TooFewStepsError, UsageError
 from conformance.method.budget import Kind
 from conformance.method.contract.registry import CheckFailed, CheckUnsupported, Finding, check
 from conformance.method.contract.subject import Subject
@@ -77,7 +77,11 @@ def _wrong_name(subject: Subject, facts: Facts) -> list[str]:
 def runs(subject: Subject) -> Finding:
     """The method comes to a decision at the base budget, and something leaves; nothing of a control."""
     try:
-        found = subject.plan()
+        try:
+            found = subject.plan()
+        except TooFewStepsError as error:
+            subject.lengthen(error.needed)
+            found = subject.plan()
     except UsageError as error:
         raise CheckUnsupported(f"the method refuses this model or budget: {error}") from error
     if isinstance(found.decision, Masks) != subject.masks:

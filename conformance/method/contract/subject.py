@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +29,7 @@ from conformance.partition.groups import Groups
 from conformance.partition.selection import Selection
 
 RECIPE = Recipe(epochs=3, batch=8, lr=0.02, momentum=0.9, weight_decay=1e-4)
-"""How training methods train under contract: 18 steps."""
+"""How training methods train under contract: 18 steps, more for one that says it needs them."""
 
 SHARE = 0.3
 """What the base budget removes, of the first kind that the method takes; less where the model allows little."""
@@ -124,6 +124,12 @@ class Subject:
         """Raise CheckSkipped for a control, of which nothing ever leaves."""
         if not self.facts.removes:
             raise CheckSkipped("it declares itself a control: nothing leaves")
+
+    def lengthen(self, steps: int) -> None:
+        """Train for at least so many steps from now on, unless a recipe was asked for."""
+        if self.recipe is RECIPE:
+            per_epoch = self.task.count("train") // RECIPE.batch
+            self.recipe = replace(RECIPE, epochs=-(-steps // per_epoch))
 
     # -- runs ----------------------------------------------------------------------------------
 
