@@ -173,15 +173,23 @@ def _solve(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 def greedy(gram: Array) -> Array:
     """For inner products (n, n) of contributions the place, from 1, of each when what is lost grows least.
 
-    What is lost with a set T is the squared norm of its sum: sum over j, k in T of gram[j, k].
+    What is lost with a set T is the squared norm of its sum: sum over j, k in T of gram[j, k]. Channels that
+    contribute nothing share a place: no order among them is better than another.
     """
     size = gram.shape[0]
     cost = np.diag(gram).copy()  # what each adds to the loss when it goes next
+    dead = ~gram.any(axis=1)
     place = np.zeros(size)
-    for number in range(1, size + 1):
+    number = 1
+    while number <= size:
         chosen = int(np.argmin(np.where(place == 0, cost, np.inf)))
+        if dead[chosen]:
+            place[dead] = number
+            number += int(dead.sum())
+            continue
         place[chosen] = number
         cost += 2 * gram[chosen]
+        number += 1
     return place
 
 

@@ -119,6 +119,17 @@ def test_greedy_takes_what_adds_least_to_what_is_lost():
         assert greedy(gram).tolist() == expected.tolist()
 
 
+def test_channels_that_contribute_nothing_share_a_place():
+    """In which order they come must not depend on how channels are numbered."""
+    columns = np.random.default_rng(0).normal(size=(20, 5))
+    columns[:, [1, 3]] = 0
+    place = greedy(columns.T @ columns)
+    assert place[1] == place[3] == place.min()
+    assert sorted(place[[0, 2, 4]]) == [3, 4, 5]
+    order = np.array([4, 3, 0, 2, 1])
+    assert (greedy((columns.T @ columns)[order][:, order]) == place[order]).all()
+
+
 def test_lasso_meets_its_conditions():
     """At the minimum the gradient is the penalty where a coefficient is not zero, and below it elsewhere."""
     rng = np.random.default_rng(1)
