@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from conformance.errors import UsageError
-from reference_impls.oto.halfspace import HalfSpace, Motion, Old
+from reference_impls.oto.halfspace import HalfSpace
+from reference_impls.oto.motion import Motion
 from reference_impls.oto.quota import Quota
 from reference_impls.oto.rows import Lines, Rows
 from reference_impls.oto.saliency import dhspg_redundancy, products
@@ -71,13 +72,12 @@ class DHSPG(HalfSpace):
                 self.base.step()
             found = products(self.rows, before, self.direction(before))
             self._choose(dhspg_redundancy(found, self.rows.units.sizes.to(found.xx), self._free))
-            copied = {id(tensor): tensor for tensor in self.rows.parameters}
-            old = Old(self, self._active, {}, copied)
+            motion = Motion.of_copies(self._active, before)
         else:
-            old = self.old_points(self._active)
+            motion = self.watched(self._active)
             with self.penalised(None):
                 self.base.step()
-        self._push(old)
+        self._push(motion)
 
     def _choose(self, redundancy: torch.Tensor) -> None:
         """The penalised set: by the ladder at the budget and a tolerance, or all that may leave if that is less."""
@@ -94,15 +94,15 @@ class DHSPG(HalfSpace):
         self._flags = torch.from_numpy(flags).to(self.rows.device)
         self._active = self.rows.with_groups(flags)
 
-    def _push(self, old: Old) -> None:
-        """Penalty and projection, from the members that hold penalised groups."""
-        lines, motion = self._active, old.motion()
+    def _push(self, motion: Motion) -> None:
+        """Penalty and projection, from the positions that hold penalised groups."""
+        lines = motion.lines
         rates, decays = self._rates(lines)
-        new, cross, length = lines.grams(lines.tensors(), motion.moved, second=True)
-        scale = lines.repeated(motion.scales)
+        found = motion.products(second=True)
+        new, cross, length, scale = found.new, found.cross, found.length, found.scale
         inner = new + scale * cross
         # From the motion to d: divided by lr where it was copied, and without decoupled decay.
-        shrink = lines.repeated([a / b if b else 0.0 for a, b in zip(motion.scales, rates, strict=True)])
+        shrink = lines.repeated([a / b if b else 0.0 for a, b in zip(motion.scales(), rates, strict=True)])
         decay, rate = lines.repeated(decays), lines.repeated(rates)
         xm, mm = (cross + scale * length) * shrink, length * shrink.square()
         xx = inner + scale * (cross + scale * length)
@@ -111,7 +111,8 @@ class DHSPG(HalfSpace):
         squares, xd, dd, inner, weighted = (lines.total(line) for line in (xx, xd, dd, inner, rate * xx))
         norm = squares.sqrt()
         push = torch.where(self._flags, self._penalties(norm, xd, dd) / (norm + 1e-8), 0)
-        self._apply(motion, rates, push)
+        spread = zip(lines.spread(push), rates, strict=True)
+        motion.pull([part * rate if rate else None for part, rate in spread])
         # Where a parameter's rows and columns are of different groups both may shrink it; each is tested on its own.
         inner = inner - push * weighted
         before = self.gone.sum()
@@ -139,20 +140,6 @@ class DHSPG(HalfSpace):
         amplified = (self.amplify * least).clamp(min=self.penalty, max=self.penalty * self.cap)
         amplified = torch.where(amplified >= most, (least + most) / 2, amplified)
         return torch.where(pushed_out, amplified, self.penalty)
-
-    def _apply(self, motion: Motion, rates: list[float], push: torch.Tensor) -> None:
-        """x_new loses lr * push * x_old, with x_old = x_new + scale * moved."""
-        terms: dict[int, list[int]] = {}
-        for number, member in enumerate(self._active.members):
-            terms.setdefault(id(member.tensor), []).append(number)
-        spread = self._active.spread(push)
-        for found in terms.values():
-            first = found[0]
-            if not rates[first]:
-                continue
-            part = sum((spread[number] for number in found[1:]), spread[first]) * rates[first]
-            tensor = self._active.members[first].tensor.detach()
-            tensor.mul_(1 - part).addcmul_(motion.moved[first], part, value=-motion.scales[first])
 
     # -- state ---------------------------------------------------------------------------------
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from conformance.errors import UsageError
+from reference_impls.oto.motion import Bound, Motion
 from reference_impls.oto.quota import Quota
-from reference_impls.oto.rows import Lines, Rows, unique_copies
+from reference_impls.oto.rows import Lines, Rows
 from reference_impls.oto.wrapper import SparseOptimizer, decoupled
 
 
@@ -44,15 +44,13 @@ class HalfSpace(SparseOptimizer):
             raise UsageError(f"groups are completed from one step to a later one, not {complete[0]} to {complete[1]}")
         self.epsilon, self.complete, self.seed = epsilon, complete, seed
         self.met = quota.empty
+        self._kept: dict[tuple[int, int], torch.Tensor] = {}
 
     # -- the old point -------------------------------------------------------------------------
 
-    def shifts(self) -> dict[int, tuple[torch.Tensor | None, float]]:
-        """Before a penalised step: for parameters whose step will be x - lr * b, lr and what says b, by id.
-
-        That is the gradient, or None for the base's momentum buffer, which may not exist yet.
-        """
-        found: dict[int, tuple[torch.Tensor | None, float]] = {}
+    def shifts(self) -> Bound:
+        """Before a penalised step: for parameters whose step will be x - lr * b, what says b, and lr, by id."""
+        found: Bound = {}
         if type(self.base) is not torch.optim.SGD:
             return found
         for group in self.param_groups:
@@ -67,16 +65,9 @@ class HalfSpace(SparseOptimizer):
                     found[id(tensor)] = tensor.grad, float(group["lr"])
         return found
 
-    def old_points(self, lines: Lines) -> Old:
-        """What is needed to know the old point of these members after a penalised step."""
-        shifts = self.shifts()
-        copied = {
-            id(member.tensor): member.tensor
-            for member in lines.members
-            if not member.alone or id(member.tensor) not in shifts
-        }
-        unique_copies(copied.values(), self._buffers)
-        return Old(self, lines, shifts, copied)
+    def watched(self, lines: Lines) -> Motion:
+        """To be made before a penalised step: what will be known of these members after it."""
+        return Motion.before(lines, self.shifts(), lambda tensor: self.state[tensor]["momentum_buffer"], self._kept)
 
     # -- projecting ----------------------------------------------------------------------------
 
@@ -148,38 +139,3 @@ def adds_decay(base: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
     """Whether the base adds weight_decay * x to the gradient before anything else, as far as is known of it."""
     known = type(base) in (torch.optim.SGD, torch.optim.Adam)
     return known and not decoupled(group) and group["weight_decay"] != 0
-
-
-@dataclass(frozen=True)
-class Old:
-    """How far the base's step has taken some members: x_old = x_new + scale * moved, from copies or the step itself."""
-
-    optimizer: HalfSpace
-    lines: Lines
-    shifts: dict[int, tuple[torch.Tensor | None, float]]
-    copied: dict[int, torch.Tensor]
-
-    def motion(self) -> Motion:
-        """To be called once, after the step."""
-        buffers, state = self.optimizer._buffers, self.optimizer.state
-        for key, tensor in self.copied.items():
-            buffers[key].sub_(tensor)
-        moved, scales = [], []
-        for member in self.lines.members:
-            key = id(member.tensor)
-            if key in self.copied:
-                moved.append(buffers[key])
-                scales.append(1.0)
-            else:
-                known, rate = self.shifts[key]
-                moved.append(state[member.tensor]["momentum_buffer"] if known is None else known)
-                scales.append(rate)
-        return Motion(moved, scales)
-
-
-@dataclass(frozen=True)
-class Motion:
-    """One tensor and one scale a member: x_old = x_new + scale * moved."""
-
-    moved: list[torch.Tensor]
-    scales: list[float]

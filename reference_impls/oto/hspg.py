@@ -9,7 +9,8 @@ import torch
 
 from conformance.errors import UsageError
 from conformance.partition.groups import KINDS
-from reference_impls.oto.halfspace import HalfSpace, Old
+from reference_impls.oto.halfspace import HalfSpace
+from reference_impls.oto.motion import Motion
 from reference_impls.oto.quota import Quota
 from reference_impls.oto.rows import Rows
 from reference_impls.oto.wrapper import Loss
@@ -65,12 +66,12 @@ class HSPG(HalfSpace):
         rows = self.rows
         squares = self._squares()
         testing = self.steps >= self.start_step and not self.met
-        old = self.old_points(rows) if testing else None
+        motion = self.watched(rows) if testing else None
         pushed = torch.where(self._open & (squares > 0), self.penalty / (squares.sqrt() + 1e-6), 0)
         with self.penalised(pushed if self.penalty else None):
             self.base.step()
-        if old is not None:
-            inner = self._inner(old)
+        if motion is not None:
+            inner = self._inner(motion)
             epsilon = self.epsilons[self._kind].to(squares)
             at_zero = self._open & (squares == 0)
             self.project(self.leaving(inner, squares, epsilon) | at_zero, inner, squares, self._free)
@@ -83,12 +84,11 @@ class HSPG(HalfSpace):
             return torch.where(self._open, known, 0)
         return self.rows.gather(self.rows.squares(self.rows.tensors()))
 
-    def _inner(self, old: Old) -> torch.Tensor:
+    def _inner(self, motion: Motion) -> torch.Tensor:
         """<x_new, x_old> of every group."""
-        rows, motion = self.rows, old.motion()
-        new, cross, _ = rows.grams(rows.tensors(), motion.moved, second=False)
-        self._after = rows.total(new)
-        return rows.total(new.addcmul_(rows.repeated(motion.scales), cross))
+        found = motion.products(second=False)
+        self._after = self.rows.total(found.new)
+        return self.rows.total(found.new.addcmul_(found.scale, found.cross))
 
     def _writes(self) -> list[tuple[int, int]]:
         return [(tensor._version, tensor.data_ptr()) for tensor in self.rows.parameters]

@@ -7,6 +7,7 @@ segmented sum turns all lines into a figure a group.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,15 +20,22 @@ from conformance.method.units import Units
 Place = tuple[torch.Tensor, int, torch.Tensor]
 """A tensor, one of its dimensions, and positions in it (int64, on the tensor's device)."""
 
-_CACHED = 1 << 17
-"""Elements of two tensors that stay in a core's cache together."""
+Where = slice | torch.Tensor
+"""Consecutive rows (positions in dimension 0) of a tensor, or picked ones."""
+
+_CACHED = 1 << 18
+"""Elements of two tensors that stay in a core's cache together (two of 1 MB)."""
+
+_MOST = 0.8
+"""Up to which share of its positions picking them out is less work than taking all."""
 
 
 @dataclass(frozen=True)
 class Member:
     """One dimension of one parameter whose positions belong to group vectors; groups holds numbers, 0 for none.
 
-    alone says that no other dimension of the same parameter has a member.
+    alone says that no other dimension of the same parameter has a member. picks are the rows that are looked at
+    (int64, on the tensor's device), None for all; groups has an entry for each of them.
     """
 
     name: str
@@ -35,11 +43,41 @@ class Member:
     dim: int
     groups: npt.NDArray[np.int64]
     alone: bool
+    picks: torch.Tensor | None = None
 
     @property
     def shape(self) -> list[int]:
         """Of one figure a position, to broadcast against the tensor."""
         return [-1 if dim == self.dim else 1 for dim in range(self.tensor.ndim)]
+
+    def of(self, flags: npt.NDArray[np.bool_]) -> Member:
+        """The same member, only rows of groups that are flagged; all of them where that is most."""
+        # Columns, and rows of one number, are not worth picking out.
+        places = np.flatnonzero(flags[self.groups])
+        if self.dim or self.tensor.ndim == 1 or places.size > _MOST * self.groups.size:
+            return self
+        picks = torch.from_numpy(places).to(self.tensor.device)
+        return dataclasses.replace(self, groups=self.groups[places], picks=picks)
+
+    def pieces(self) -> list[Where]:
+        """The tensor's rows, on a CPU so few at a time that what is computed of them stays in a core's cache."""
+        rows = self.tensor.shape[0] if self.picks is None else self.picks.numel()
+        step = max(rows, 1)
+        if self.tensor.device.type == "cpu":
+            step = max(_CACHED // max(self.tensor.numel() // max(self.tensor.shape[0], 1), 1) // 2 * 2, 2)
+        if self.picks is not None:
+            return list(torch.split(self.picks, step))
+        return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+    def take(self, tensor: torch.Tensor, where: Where) -> torch.Tensor:
+        """These rows of a tensor of the member's shape: a view of a slice, a copy of picks."""
+        return tensor[where] if isinstance(where, slice) else tensor.index_select(0, where)
+
+    def whole(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Figures of all pieces as one line: rows follow each other, columns add up."""
+        if len(parts) == 1:
+            return parts[0]
+        return torch.stack(list(parts)).sum(0) if self.dim else torch.cat(list(parts))
 
 
 class Lines:
@@ -96,59 +134,43 @@ class Lines:
         return [member.tensor.detach() for member in self.members]
 
     def squares(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Sums of squares at each position, of one tensor a member, of its shape; the same bits as `grams` gives."""
-        found = []
-        for member, tensor in zip(self.members, tensors, strict=True):
-            parts = [_row_dots(part, part, member.dim) for part in _cached(tensor, member.dim)]
-            found.append(parts[0] if len(parts) == 1 else torch.cat(parts))
-        return found
+        """Sums of squares at each position, of one tensor a member, of its shape."""
+        return self.dots(tensors, tensors)
 
     def dots(self, ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Sums of products at each position, of two tensors a member, of its shape."""
-        pairs = zip(self.members, ones, others, strict=True)
-        return [_row_dots(one, other, member.dim) for member, one, other in pairs]
-
-    def grams(
-        self, ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor], *, second: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Long lines of <one, one>, <one, other> and, if `second`, <other, other>; each tensor is read once."""
-        found: list[list[torch.Tensor]] = [[], [], []]
+        found = []
         for member, one, other in zip(self.members, ones, others, strict=True):
-            for part, another in zip(_cached(one, member.dim), _cached(other, member.dim), strict=True):
-                found[0].append(_row_dots(part, part, member.dim))
-                found[1].append(_row_dots(part, another, member.dim))
-                if second:
-                    found[2].append(_row_dots(another, another, member.dim))
-        first, cross, last = (self.joined(lines) for lines in found)
-        return first, cross, last
+            parts = []
+            for where in member.pieces():
+                part = member.take(one, where)
+                parts.append(row_dots(part, part if one is other else member.take(other, where), member.dim))
+            found.append(member.whole(parts))
+        return found
+
+    def with_groups(self, flags: npt.NDArray[np.bool_]) -> Lines:
+        """Only what holds one of these groups."""
+        found = [member.of(flags) for member in self.members if flags[member.groups].any()]
+        return Lines(found, self.count, self.dtype, self.device)
 
 
-def _row_dots(one: torch.Tensor, other: torch.Tensor, dim: int) -> torch.Tensor:
+def row_dots(one: torch.Tensor, other: torch.Tensor, dim: int) -> torch.Tensor:
     """Products added up over all dimensions but one."""
     if one.dtype in (torch.float16, torch.bfloat16):
         one, other = one.float(), other.float()
     if one.ndim == 1:
         return one * other
     others = [index for index in range(one.ndim) if index != dim]
-    if one is other:
+    rows = one.shape[0]
+    if one is other and not dim:
         norms: torch.Tensor = torch.linalg.vector_norm(one, dim=others)
         return norms.square_()
-    rows = one.shape[0]
     if dim or rows % 2 or one.device.type != "cpu" or not (one.is_contiguous() and other.is_contiguous()):
         return (one * other).sum(others)
     # Pairs of rows as matrices: the matrix product reads both once, without a temporary of their size. Half of
     # its four results are not wanted, and still it is faster.
     pairs, twins = one.view(rows // 2, 2, -1), other.view(rows // 2, 2, -1)
     return torch.bmm(pairs, twins.transpose(1, 2)).diagonal(dim1=1, dim2=2).reshape(rows)
-
-
-def _cached(tensor: torch.Tensor, dim: int) -> Sequence[torch.Tensor]:
-    """Whole rows of a tensor on the CPU, so few at a time that they stay in a core's cache."""
-    if dim or tensor.ndim < 2 or tensor.device.type != "cpu" or tensor.numel() <= _CACHED:
-        return (tensor,)
-    rows = _CACHED // max(tensor.numel() // tensor.shape[0], 1) // 2 * 2
-    parts: Sequence[torch.Tensor] = torch.split(tensor, max(rows, 2))
-    return parts
 
 
 class Rows(Lines):
@@ -167,11 +189,6 @@ class Rows(Lines):
         device = next(iter(units.tensors.values())).device if units.tensors else torch.device("cpu")
         super().__init__(members, units.count, torch.float64 if wide else torch.float32, device)
         self.parameters = list({id(member.tensor): member.tensor for member in members}.values())
-
-    def with_groups(self, flags: npt.NDArray[np.bool_]) -> Lines:
-        """Only the members that hold one of these groups."""
-        found = [member for member in self.members if flags[member.groups].any()]
-        return Lines(found, self.count, self.dtype, self.device)
 
     def norms(self) -> torch.Tensor:
         """Euclidean norm of each group's vector."""

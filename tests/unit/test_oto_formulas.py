@@ -6,6 +6,7 @@ import oto_nets as on
 import pytest
 import torch
 
+import reference_impls.oto.rows as rows_module
 from reference_impls.oto import DHSPG, HESSO, HSPG, Criteria
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
@@ -86,6 +87,13 @@ def slow_scores(x, d, rows, criteria):
     return total
 
 
+@pytest.fixture(params=[1 << 18, 24])
+def pieces(request, monkeypatch):
+    """Tensors in one piece, and in many."""
+    monkeypatch.setattr(rows_module, "_CACHED", request.param)
+
+
+@pytest.mark.usefixtures("pieces")
 @pytest.mark.parametrize("kind", ["sgd", "momentum", "adam", "adamw"])
 def test_hspg_is_its_formulas(kind):
     start, penalty, epsilon = 4, 0.02, {"sgd": 0.93, "momentum": 0.98}.get(kind, 0.995)
@@ -121,6 +129,7 @@ def test_hspg_is_its_formulas(kind):
     assert 0 < len(gone) < optimizer.quota.groups.count - 3
 
 
+@pytest.mark.usefixtures("pieces")
 @pytest.mark.parametrize("kind", ["sgd", "momentum", "adam", "adamw"])
 def test_dhspg_is_its_formulas(kind):
     start, penalty, amplify, cap, epsilon = 2, 0.3, 2.0, 10.0, {"sgd": 0.95, "momentum": 0.97}.get(kind, 0.995)
