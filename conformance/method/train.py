@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from conformance.errors import ConformanceError, UsageError
 from conformance.method.masks import Masks
+from conformance.method.protocol import DataNeed
 from conformance.method.run import Run
 from conformance.method.store import load_tree, save_tree
 from conformance.method.task import Batch, Task
@@ -98,6 +99,8 @@ def train(
     Raises TrainingError, with the step, for a loss that is not finite: the last checkpoint stays.
     """
     recipe, method = run.recipe, run.method
+    if phase not in PLAIN:
+        run.data.used.add(DataNeed.TRAINING)
     saved = keeper.load(phase)
     per_epoch = task.count("train") // recipe.batch
     if per_epoch == 0:

@@ -211,6 +211,12 @@ def test_unlabelled_batches_have_no_targets():
     assert prune(Looks(), task=ToyTask()).data_used == ("D1",)
 
 
+def test_training_counts_as_data_used():
+    """The method's own, not the fine-tuning that every method may have."""
+    assert prune(Fade(), task=ToyTask(), recipe=RECIPE).data_used == ("D3",)
+    assert prune(Norm(), task=ToyTask(), recipe=Recipe(epochs=0, finetune_epochs=1)).data_used == ()
+
+
 def test_limits_reach_the_selection():
     result = prune(Norm(), budget=Budget("groups", 0.4), limits=Limits(round_to=4, ignore=("0",)))
     assert result.subnet[0].out_channels == 8
