@@ -34,14 +34,14 @@ def partition(graph: Graph, pruned: Selection | None = None, carry: str = "auto"
     facts = Facts()
     collect = Pass(facts)
     state = state_labels(collect, graph)
-    end_of_state = facts.size
+    facts.state_end = facts.size
     propagate(collect, graph, state)
     if pruned is not None:
         carry = pruned.groups.carry
     before = None if pruned is None else _numbers_before(graph, state, facts.size, pruned)
     classes = resolve(facts, before, carry)
     _hold_unused(graph, state, classes)
-    first = _number(classes, end_of_state)
+    first = _number(classes, facts.state_end)
     producers, consumers = _mark(facts, facts.producers), _mark(facts, facts.consumers)
     dims, weak = _zero_pass(facts, first, graph, state, producers)
     never: dict[int, tuple[int, str]] = {}

@@ -94,9 +94,13 @@ class Grid:
 
 @dataclass
 class Facts:
-    """What the first pass collected; arrays are appended as they come and joined once."""
+    """What the first pass collected; arrays are appended as they come and joined once.
+
+    Labels below state_end are those of parameters and buffers.
+    """
 
     size: int = 1
+    state_end: int = 1
     left: list[Labels] = field(default_factory=list)
     right: list[Labels] = field(default_factory=list)
     join_nodes: list[int] = field(default_factory=list)

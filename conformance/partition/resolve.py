@@ -9,6 +9,7 @@ head dims and the channels inside groups. Grids that share a factor are decided 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,17 +135,15 @@ class _Resolver:
 
     def decide(self, grids: list[Grid]) -> None:
         """Choose the factor that may go for every grid nothing forces."""
-        batch = self._set(self.facts.batches)
-        copies = self._set(self.facts.copies)
+        batch = self._batches(grids)
+        copies = self._classes(self.facts.copies)
         keep, drop = np.zeros(self.count, dtype=bool), np.zeros(self.count, dtype=bool)
         # Attention heads first, alone: what they force decides most of the other grids.
-        headed = [grid for grid in grids if any(batch[self.current(factor)].any() for factor in grid.factors)]
-        for grid in headed or grids:
+        open_ = [grid for grid in grids if len(self._options(grid)) > 1]
+        headed = [grid for grid in open_ if any(batch[self.current(factor)].any() for factor in grid.factors)]
+        for grid in self._first(headed or open_):
             factors = [self.current(factor) for factor in grid.factors]
-            options = [axis for axis, factor in enumerate(factors) if factor.any()]
-            if len(options) < 2:
-                continue
-
+            options = self._options(grid)
             settled = self._settled_before(grid)
 
             def preference(
@@ -169,6 +168,62 @@ class _Resolver:
                     event = self.event(grid.node, "the other factor of this reshape was chosen to carry the groups")
                     self.fix(own, event)
 
+    def _options(self, grid: Grid) -> list[int]:
+        """The factors that may still go."""
+        return [axis for axis, factor in enumerate(grid.factors) if self.current(factor).any()]
+
+    def _batches(self, grids: list[Grid]) -> npt.NDArray[np.bool_]:
+        """Classes of attention's batches.
+
+        A batch that is merged from others (samples and heads) says that these are batches, and so is what is
+        divided into batches only. One that is a dimension of a parameter is the heads themselves.
+        """
+        found = self._classes(self.facts.batches)
+        state = self._classes([np.arange(1, self.facts.state_end)])
+        news = True
+        while news:
+            news = False
+            for grid in grids:
+                parts = [factor for factor in grid.factors if self.current(factor).any()]
+                if self._all(found & ~state, grid.flat):
+                    reached = self._classes(parts)
+                elif parts and all(self._all(found, factor) for factor in parts):
+                    reached = self._classes([grid.flat])
+                else:
+                    continue
+                news |= bool((reached & ~found).any())
+                found |= reached
+        return found
+
+    def _first(self, grids: list[Grid]) -> list[Grid]:
+        """Grids that do not wait for others.
+
+        What divides a factor of another grid further waits until that one has said whether its positions are all
+        different groups, as heads are, or repeat, as they do along a batch of samples. What has the same
+        flat dimension or a factor in common waits as well, unless others wait for it: they are decided alike.
+        """
+        divided = self._classes(factor for grid in grids for factor in grid.factors)
+        dividing = self._classes(grid.flat for grid in grids)
+        waiting = [self._all(divided, grid.flat) for grid in grids]
+        asked = [any(self._all(dividing, factor) for factor in grid.factors) for grid in grids]
+        before = -1
+        while before != sum(waiting):
+            before = sum(waiting)
+            late = [grid for grid, waits in zip(grids, waiting, strict=True) if waits]
+            flats = self._classes(grid.flat for grid in late)
+            factors = self._classes(factor for grid in late for factor in grid.factors)
+            for number, grid in enumerate(grids):
+                if not asked[number]:
+                    waiting[number] |= self._all(flats, grid.flat)
+                    waiting[number] |= any(self._all(factors, factor) for factor in grid.factors)
+        return [grid for grid, waits in zip(grids, waiting, strict=True) if not waits] or grids
+
+    def _all(self, marked: npt.NDArray[np.bool_], labels: Labels) -> bool:
+        """Whether all classes here that may still go are marked, and there is one."""
+        classes = self.current(labels)
+        classes = classes[classes != 0]
+        return bool(classes.size and marked[classes].all())
+
     def _settled_before(self, grid: Grid) -> int | None:
         """The factor that carried the groups in the model this one was pruned from, if that is known."""
         if self.before is None:
@@ -181,7 +236,7 @@ class _Resolver:
         varying = [axis for axis in range(numbers.ndim) if (numbers != numbers.take([0], axis=axis)).any()]
         return varying[0] if len(varying) == 1 and numbers.all() else None
 
-    def _set(self, arrays: list[Labels]) -> npt.NDArray[np.bool_]:
+    def _classes(self, arrays: Iterable[Labels]) -> npt.NDArray[np.bool_]:
         chosen = np.zeros(self.count, dtype=bool)
         for labels in arrays:
             chosen[self.current(labels)] = True

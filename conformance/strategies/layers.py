@@ -136,7 +136,10 @@ class Norm(Layer):
 
 
 class Swapped(nn.Module):
-    """A module of the last dimension on dimension 1, or the other way round."""
+    """A module of the last dimension on dimension 1, or the other way round.
+
+    What comes out is contiguous: torch's local response norm refuses other memory.
+    """
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -144,7 +147,7 @@ class Swapped(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.inner(x.transpose(1, -1)).transpose(1, -1)
-        return out
+        return out.contiguous()
 
 
 def _swapped(inner: nn.Module, swapped: bool) -> nn.Module:

@@ -78,8 +78,9 @@ def exact(model: nn.Module, choice: pc.Selection, args: Args, *, seed: int = 0, 
 def another_batch(net: Network, model: nn.Module, choice: pc.Selection, subnet: nn.Module) -> None:
     """A graph has the traced shapes only: it is made anew from the same selection."""
     args = net.inputs(3)
+    groups = groups_of(model, args)
+    assert sorted(groups.kinds) == sorted(choice.groups.kinds), "the batch has nothing to say about groups"
     if isinstance(subnet, GraphSubnet):
-        groups = groups_of(model, args)
         subnet = GraphSubnet(groups.graph, pc.Selection.from_json(choice.to_json(), groups))
     pc.assert_equivalent(pc.zero(model, choice), subnet, args, seed=1)
 
