@@ -109,7 +109,7 @@ class Lines:
         return [_row_dots(one, other, member.dim) for member, one, other in pairs]
 
     def grams(
-        self, ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor], *, second: bool
+        self, ones: Iterable[torch.Tensor], others: Iterable[torch.Tensor], *, second: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Long lines of <one, one>, <one, other> and, if `second`, <other, other>; each tensor is read once."""
         found: list[list[torch.Tensor]] = [[], [], []]
