@@ -60,8 +60,8 @@ class Facts:
     channels renumbers the decision (not so for what draws by position). zeroes: training itself ends with
     exact zeros in all that leaves. needs_loss: the wrapped optimizer's step wants `loss=`, this step's loss.
     random: the decision is drawn, so that another seed gives another one. penalises: training differs from the
-    base optimizer's even where nothing is to leave (a penalty on all scales, an objective of its own). removes:
-    False for a control, which takes a budget of 0 only.
+    base optimizer's even where nothing is to leave (a penalty on all scales, an objective or parameters of its
+    own). removes: False for a control, which takes a budget of 0 only.
     """
 
     name: str

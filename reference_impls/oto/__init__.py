@@ -12,6 +12,8 @@ from reference_impls.oto.dhspg import DHSPG
 from reference_impls.oto.front import OTO
 from reference_impls.oto.hesso import HESSO
 from reference_impls.oto.hspg import HSPG
+from reference_impls.oto.lhspg import LHSPG
+from reference_impls.oto.lora import Adapters, Lora, adapters, attach
 from reference_impls.oto.quota import Quota
 from reference_impls.oto.rows import Rows
 from reference_impls.oto.saliency import Criteria
@@ -22,11 +24,16 @@ __all__ = [
     "HESSO",
     "HESSOCRIC",
     "HSPG",
+    "LHSPG",
     "OTO",
     "AdaHSPG",
+    "Adapters",
     "Criteria",
     "Cycles",
+    "Lora",
     "Quota",
     "Rows",
     "SparseOptimizer",
+    "adapters",
+    "attach",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from conformance.errors import UsageError
-from reference_impls.oto.hesso import Fading
+from reference_impls.oto.fading import Fading
 from reference_impls.oto.quota import Numbers, Quota
 from reference_impls.oto.rows import Place, Rows, fill_, scale_
 from reference_impls.oto.saliency import Criteria

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 import conformance as pc
 from conformance.errors import UsageError
 from conformance.graph.tape import as_arguments
-from conformance.method import Budget, Cost, Limits, NotExactlyZero, ladder, units
+from conformance.method import Budget, Cost, Limits, NotExactlyZero, Units, ladder, units
 from conformance.method.budget import Kind, solve
 from conformance.method.host import nonzero
 from conformance.method.ladder import removable
@@ -22,6 +23,8 @@ from reference_impls.oto.cric import HESSOCRIC, Cycles
 from reference_impls.oto.dhspg import DHSPG
 from reference_impls.oto.hesso import HESSO
 from reference_impls.oto.hspg import HSPG
+from reference_impls.oto.lhspg import LHSPG
+from reference_impls.oto.lora import Also, Lora, adapters, attach
 from reference_impls.oto.methods import dhspg_defaults
 from reference_impls.oto.quota import Quota
 from reference_impls.oto.rows import Rows
@@ -210,6 +213,45 @@ class OTO:
             )
         )
 
+    def lhspg(
+        self,
+        *,
+        lr: float,
+        target_group_sparsity: float,
+        start_pruning_step: int,
+        pruning_steps: int,
+        pruning_periods: int = 10,
+        lora: Lora | None = None,
+        targets: str | Iterable[str] = (),
+        also: Also = "heads",
+        seed: int = 0,
+        variant: Variant = "adamw",
+        criteria: Criteria | None = None,
+        **base: Any,
+    ) -> LHSPG:
+        """LHSPG: gives the model adapters, drawn from seed, and freezes it but for what `also` says (see `attach`).
+
+        Its parameters' names stay. `merged` gives the full-size model without adapters.
+        """
+        patterns = (targets,) if isinstance(targets, str) else tuple(targets)
+        draw = torch.Generator().manual_seed(seed)
+        made = attach(self.model, self.groups, lora or Lora(), draw, targets=patterns, also=also)
+        try:
+            return self._kept(
+                LHSPG(
+                    self.base_optimizer(variant, lr, **base),
+                    *self._parts(target_group_sparsity),
+                    made,
+                    start_step=start_pruning_step,
+                    pruning_steps=pruning_steps,
+                    periods=pruning_periods,
+                    criteria=criteria,
+                )
+            )
+        except UsageError:
+            made.remove()
+            raise
+
     def base_optimizer(
         self,
         variant: Variant,
@@ -247,7 +289,11 @@ class OTO:
         )
 
     def _parts(self, sparsity: float) -> tuple[Rows, Quota]:
-        return Rows(units(self.model, self.groups)), self._quota("groups", sparsity)
+        return Rows(self._units()), self._quota("groups", sparsity)
+
+    def _units(self) -> Units:
+        """The groups' slices in the model, and in its adapters if it has some."""
+        return adapters(self.model).units(units(self.model, self.groups))
 
     def _quota(self, kind: Kind, remove: float) -> Quota:
         return Quota(self.groups, Budget(kind, remove), self.limits, self.cost)
@@ -263,7 +309,7 @@ class OTO:
         draw = torch.rand(self.groups.count + 1, generator=torch.Generator().manual_seed(seed))
         steps = ladder(self.groups, draw, limits=self.limits)
         self._drawn = steps.selection(solve(steps, Budget("groups", target_group_sparsity), self.cost))
-        units(self.model, self.groups).fill_(self._drawn.removed)
+        self._units().fill_(self._drawn.removed)
 
     def selection(self) -> Selection:
         """The groups that have left.
@@ -279,7 +325,7 @@ class OTO:
             raise UsageError(f"pruning is not finished after {self.optimizer.steps} steps: train on")
         else:
             choice = self.groups.select(self.optimizer.zero_groups)
-        wrong = nonzero(units(self.model, self.groups), choice)
+        wrong = nonzero(self._units(), choice)
         if wrong.size:
             raise NotExactlyZero(
                 f"{wrong.size} of {len(choice)} groups that have left are not zero, the first is group {wrong[0]}: "
@@ -287,21 +333,24 @@ class OTO:
             )
         return choice
 
+    def merged(self) -> torch.nn.Module:
+        """A copy of the trained model, full size, in eval mode, with its adapters merged; the model keeps them."""
+        twin = copy.deepcopy(self.model).eval()
+        adapters(twin).merge()
+        return twin
+
     def construct_subnet(self, out_dir: str | Path | None = None) -> torch.nn.Module:
-        """The smaller module, in eval mode, which computes exactly what the trained model does.
+        """The smaller module, in eval mode, which computes exactly what the trained model (`merged`) does.
 
         With out_dir it is saved as well: a plan and the weights. Raises as `selection` does, and ExtractionError
         when no subnet can be built.
         """
-        choice = self.selection()
-        modes = [(module, module.training) for module in self.model.modules()]
-        try:
-            subnet = pc.extract(self.model.eval(), choice).eval()
-        finally:
-            for module, training in modes:
-                module.training = training
+        choice, full = self.selection(), self.merged()
+        subnet = pc.extract(full, choice).eval()
         if out_dir is not None:
-            pc.save_subnet(subnet, Path(out_dir), choice)
+            # A plan is of the model that was traced, which may have adapters now.
+            groups = replace(choice.groups, graph=replace(choice.groups.graph, model=full))
+            pc.save_subnet(subnet, Path(out_dir), groups.select(choice.removed))
         return subnet
 
     def compute_flops(self) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,8 @@ from reference_impls.oto.cric import HESSOCRIC, Cycles
 from reference_impls.oto.dhspg import DHSPG
 from reference_impls.oto.hesso import HESSO
 from reference_impls.oto.hspg import HSPG
+from reference_impls.oto.lhspg import LHSPG, scorable
+from reference_impls.oto.lora import Also, Lora, adapters, attach
 from reference_impls.oto.quota import Quota
 from reference_impls.oto.rows import Rows
 from reference_impls.oto.saliency import Criteria
@@ -34,15 +36,23 @@ class _Trained(Method):
         """The method's own around `base`."""
         raise NotImplementedError
 
+    def rows(self, run: Run) -> Rows:
+        """The group vectors."""
+        return Rows(run.units)
+
+    def quota(self, run: Run) -> Quota:
+        """How much leaves."""
+        return Quota(run.groups, run.budget, run.limits, run.cost)
+
     def prepare(self, run: Run) -> None:
         """Raise UsageError for a budget out of reach, before anything is trained."""
-        quota = _quota(run)
+        quota = self.quota(run)
         if not quota.empty:
             quota.check()
 
     def wrap_optimizer(self, run: Run, optimizer: torch.optim.Optimizer) -> SparseOptimizer:
         """See `optimizer`."""
-        return self.optimizer(run, optimizer, Rows(run.units), _quota(run))
+        return self.optimizer(run, optimizer, self.rows(run), self.quota(run))
 
     def on_event(self, event: Event, run: Run) -> None:
         """After the last step: remember which groups are zero."""
@@ -54,10 +64,6 @@ class _Trained(Method):
         """The groups that training has set to zero."""
         gone = run.state.get("gone")
         return run.groups.select([] if gone is None else gone.tolist())
-
-
-def _quota(run: Run) -> Quota:
-    return Quota(run.groups, run.budget, run.limits, run.cost)
 
 
 def _share(name: str, value: float) -> None:
@@ -288,11 +294,37 @@ class _Scored(_Trained):
 
 
 @dataclass(frozen=True)
-class Hesso(_Scored):
-    """HESSO: from `start` to `finish`, shares of training, in so many periods (fewer if a period had no step)."""
+class _InPeriods(_Scored):
+    """From `start` to `finish`, shares of training, in so many periods (fewer if a period had no step)."""
 
     finish: float = 0.25
     periods: int = 10
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for shares that cannot be."""
+        super().__post_init__()
+        _share("finish", self.finish)
+
+    def schedule(self, run: Run, earliest: int) -> dict[str, Any]:
+        """The arguments of `Periods`, no step before `earliest`."""
+        start = max(int(self.start * run.total), earliest)
+        steps = int(self.finish * run.total) - start
+        if steps < 1:
+            raise UsageError(
+                f"{self.name} prunes from {self.start:g} to {self.finish:g} of training, which is no step of "
+                f"{run.total} from step {earliest} on"
+            )
+        return {
+            "start_step": start,
+            "pruning_steps": steps,
+            "periods": min(self.periods, steps),
+            "criteria": self.criteria,
+        }
+
+
+@dataclass(frozen=True)
+class Hesso(_InPeriods):
+    """HESSO: for its options see what it derives from."""
 
     facts: ClassVar[Facts] = Facts(
         name="hesso",
@@ -304,28 +336,9 @@ class Hesso(_Scored):
         zeroes=True,
     )
 
-    def __post_init__(self) -> None:
-        """Raise UsageError for shares that cannot be."""
-        super().__post_init__()
-        _share("finish", self.finish)
-
     def optimizer(self, run: Run, base: torch.optim.Optimizer, rows: Rows, quota: Quota) -> SparseOptimizer:
         """HESSO."""
-        start = int(self.start * run.total)
-        steps = int(self.finish * run.total) - start
-        if steps < 1:
-            raise UsageError(
-                f"hesso prunes from {self.start:g} to {self.finish:g} of training, which is no step of {run.total}"
-            )
-        return HESSO(
-            base,
-            rows,
-            quota,
-            start_step=start,
-            pruning_steps=steps,
-            periods=min(self.periods, steps),
-            criteria=self.criteria,
-        )
+        return HESSO(base, rows, quota, **self.schedule(run, 0))
 
 
 @dataclass(frozen=True)
@@ -383,3 +396,69 @@ class HessoCric(_Scored):
     def _needed(self, quota: Quota, total: int) -> int:
         start, fade, cycles = self._schedule(total)
         return start + HESSOCRIC.steps_needed(quota, cycles, fade)
+
+
+@dataclass(frozen=True)
+class Lhspg(_InPeriods):
+    """LHSPG: HESSO's schedule over adapters, which are merged when training is over.
+
+    rank, alpha and dropout are the adapters'. targets are patterns of the modules that get some, separated by
+    commas; empty for all linear layers and convolutions that hold groups. also is what else is trained: `heads`,
+    `all` or `nothing` (see `attach`). The weights of the criteria are HESSO's: none are published.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.05
+    targets: str = ""
+    also: Also = "heads"
+
+    facts: ClassVar[Facts] = Facts(
+        name="lhspg",
+        summary="low-rank adapters are trained while the groups that they score lowest fade to zero",
+        driver=Driver.TRAIN,
+        data=DataNeed.TRAINING,
+        paper="Chen et al., LoRAShear: Efficient Large Language Model Structured Pruning and Knowledge Recovery, 2023; "
+        "its optimizer alone, with HESSO's weights of the criteria and budgets for the whole model, and with adapters "
+        "of convolutions",
+        budgets=("groups", "params", "macs"),
+        equivariant=False,
+        zeroes=True,
+        penalises=True,
+    )
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for shares and adapters that cannot be."""
+        super().__post_init__()
+        self.lora  # noqa: B018 - checks them
+
+    @property
+    def lora(self) -> Lora:
+        """What the adapters are like."""
+        return Lora(self.rank, self.alpha, self.dropout)
+
+    def prepare(self, run: Run) -> None:
+        """Adapters, the same for the same seed: a checkpoint's are loaded into them. Raise UsageError as `attach`."""
+        patterns = [pattern.strip() for pattern in self.targets.split(",") if pattern.strip()]
+        attach(run.model, run.groups, self.lora, run.rng("lora"), targets=patterns, also=self.also)
+        super().prepare(run)
+
+    def rows(self, run: Run) -> Rows:
+        """Group vectors with the adapters'."""
+        return Rows(adapters(run.model).units(run.units))
+
+    def quota(self, run: Run) -> Quota:
+        """Without the groups that adapters say nothing about."""
+        return scorable(super().quota(run), self.rows(run), adapters(run.model))
+
+    def optimizer(self, run: Run, base: torch.optim.Optimizer, rows: Rows, quota: Quota) -> SparseOptimizer:
+        """LHSPG."""
+        return LHSPG(base, rows, quota, adapters(run.model), **self.schedule(run, 1))
+
+    def decide(self, run: Run) -> Decision:
+        """The groups that training has set to zero; the adapters are merged before anything looks at the model.
+
+        Not in the last step: what is saved after it has to fit the model that `prepare` makes.
+        """
+        adapters(run.model).merge()
+        return super().decide(run)

@@ -18,17 +18,22 @@ Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Quota:
-    """How much is to leave in all, and in what steps. Arguments called `gone` are flags of the groups already zero."""
+    """How much is to leave in all, and in what steps. Arguments called `gone` are flags of the groups already zero.
+
+    alone are flags of groups that stay because the method can say nothing about them.
+    """
 
     groups: Groups
     budget: Budget
     limits: Limits
     cost: Cost
+    alone: npt.NDArray[np.bool_] | None = None
 
     @cached_property
     def free(self) -> npt.NDArray[np.bool_]:
         """One flag a group number: it may leave at all."""
-        return removable(self.groups, self.limits.ignore)
+        found = removable(self.groups, self.limits.ignore)
+        return found if self.alone is None else found & ~self.alone
 
     @property
     def empty(self) -> bool:
@@ -47,6 +52,8 @@ class Quota:
     def ranked(self, scores: torch.Tensor | npt.ArrayLike, gone: npt.NDArray[np.bool_]) -> Ladder:
         """All that may leave, lowest score first, behind what is gone."""
         line = np.array(scores.cpu().numpy() if isinstance(scores, torch.Tensor) else scores, dtype=np.float64)
+        if self.alone is not None:
+            line[self.alone] = np.inf
         line[gone] = -np.inf
         return ladder(self.groups, line, limits=self.limits)
 

@@ -148,6 +148,23 @@ class Lines:
             found.append(member.whole(parts))
         return found
 
+    def grams(
+        self, ones: Sequence[torch.Tensor], others: Iterable[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """<one, one>, <one, other> and <other, other> of every group; of `others` one is there at a time."""
+        found: list[list[torch.Tensor]] = [[], [], []]
+        for member, one, other in zip(self.members, ones, others, strict=True):
+            parts: list[list[torch.Tensor]] = [[], [], []]
+            for where in member.pieces():
+                part, another = member.take(one, where), member.take(other, where)
+                parts[0].append(row_dots(part, part, member.dim))
+                parts[1].append(row_dots(part, another, member.dim))
+                parts[2].append(row_dots(another, another, member.dim))
+            for lines, some in zip(found, parts, strict=True):
+                lines.append(member.whole(some))
+        first, cross, last = (self.gather(lines) for lines in found)
+        return first, cross, last
+
     def with_groups(self, flags: npt.NDArray[np.bool_]) -> Lines:
         """Only what holds one of these groups."""
         found = [member.of(flags) for member in self.members if flags[member.groups].any()]

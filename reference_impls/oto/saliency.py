@@ -16,7 +16,8 @@ class Criteria:
 
     magnitude ||x||, average ||x|| / |x|, cosine cos(x, d) + 1, taylor |<x, d>|, taylor2 <x, d>^2 / 2. Published is
     0.2 for all five; taylor2 ranks as taylor does and only counts it twice, so it is 0 here. cosine_sign 1 is
-    HESSO's: groups that the step lengthens (cos(x, d) low) are redundant; -1 takes those it shortens.
+    HESSO's: groups that the step lengthens (cos(x, d) low) are redundant; -1 takes those it shortens. LHSPG has in
+    place of d what was added to x, so that 1 there takes the groups that training has been shortening.
     """
 
     magnitude: float = 0.2

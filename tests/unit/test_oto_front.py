@@ -17,6 +17,7 @@ KINDS = {
     "hesso_cric": {"start_pruning_step": 5, "sampling_steps": 3, "hybrid_training_steps": 5, "max_cycle": 2},
     "hspg": {"start_pruning_step": 5, "complete": (30, 35)},
     "dhspg": {"start_pruning_step": 5, "complete": (30, 35)},
+    "lhspg": {"start_pruning_step": 5, "pruning_steps": 20, "pruning_periods": 4},
 }
 
 
@@ -36,10 +37,13 @@ def test_train_and_take_the_subnet_out(kind, variant, tmp_path):
     subnet = oto.construct_subnet(tmp_path / "out")
     assert model.training
     assert not subnet.training
-    assert pc.equivalent(model.eval(), subnet, X, oracle="field").equal
+    full = oto.merged()
+    assert list(full.state_dict()) == list(on.net().state_dict())
+    assert pc.equivalent(full, subnet, X, oracle="field").equal
+    torch.testing.assert_close(full(X), model.eval()(X), rtol=1e-4, atol=1e-5)
     assert {"full", "compressed"} == set(oto.compute_flops())
     assert oto.compute_num_params() == {
-        "full": sum(p.numel() for p in model.parameters()),
+        "full": sum(p.numel() for p in full.parameters()),
         "compressed": sum(p.numel() for p in subnet.parameters()),
     }
     loaded = pc.load_subnet(on.net(seed=3, dtype=torch.float32), tmp_path / "out")

@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 
 from conformance.errors import TooFewStepsError, UsageError
 from conformance.method import Batch, Budget, Limits, Options, Recipe, run
-from reference_impls.oto.methods import AdaHspg, Dhspg, Hesso, HessoCric, Hspg
+from reference_impls.oto.methods import AdaHspg, Dhspg, Hesso, HessoCric, Hspg, Lhspg
 
 METHODS = {
     "hspg": Hspg(penalty=0.01, epsilon=0.9),
@@ -23,6 +23,7 @@ METHODS = {
     "dhspg": Dhspg(penalty=0.01, epsilon=0.5),
     "hesso": Hesso(periods=4),
     "hesso-cric": HessoCric(cycles=3),
+    "lhspg": Lhspg(periods=4, dropout=0.0),  # two processes would drop other samples' entries
 }
 names = pytest.mark.parametrize("name", METHODS)
 RECIPE = Recipe(epochs=8, batch=16, lr=0.05, weight_decay=1e-4, schedule="cosine", clip=1.0)

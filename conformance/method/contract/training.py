@@ -82,7 +82,7 @@ def base_optimizer(subject: Subject) -> Finding:
     if subject.facts.driver is not Driver.TRAIN:
         raise CheckSkipped("the host does not train it in one run")
     if subject.facts.penalises:
-        raise CheckSkipped("it declares that it penalises what stays, too")
+        raise CheckSkipped("it declares that training differs from the base optimizer's even where nothing leaves")
     looked, notes = 0, []
     for name in _OPTIMIZERS:
         recipe = replace(subject.recipe, optimizer=name)
