@@ -74,7 +74,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def typing(session: nox.Session) -> None:
-    """Strict types of the engine."""
+    """Strict types of all packages."""
     python(session, "mypy", *session.posargs)
 
 

@@ -149,7 +149,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, _ = x.shape
         parts = self.qkv(x).reshape(batch, tokens, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        mixed = fn.scaled_dot_product_attention(*parts.unbind(0), scale=self.scale)
+        query, key, value = parts.unbind(0)
+        mixed = fn.scaled_dot_product_attention(query, key, value, scale=self.scale)
         out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, tokens, self.heads * self.head_dim))
         return out
 

@@ -26,13 +26,13 @@ def _listed(decoder: str, encoder: str = "mobilenet_v2", **changes: Any) -> List
     return Listed(build, (Draw((3, 64, 64)),), source, "segmentation", ("cnn", "vision", "segmentation"))
 
 
-_NARROW = {"decoder_channels": (48, 32, 24, 20, 16)}
+_NARROW = (48, 32, 24, 20, 16)
 
 RECORDS = {
-    "unet": _listed("Unet", **_NARROW),
-    "unet-scse": _listed("Unet", decoder_attention_type="scse", **_NARROW),
-    "unet-resnet18": _listed("Unet", "resnet18", **_NARROW),
-    "unetplusplus": _listed("UnetPlusPlus", **_NARROW),
+    "unet": _listed("Unet", decoder_channels=_NARROW),
+    "unet-scse": _listed("Unet", decoder_attention_type="scse", decoder_channels=_NARROW),
+    "unet-resnet18": _listed("Unet", "resnet18", decoder_channels=_NARROW),
+    "unetplusplus": _listed("UnetPlusPlus", decoder_channels=_NARROW),
     "linknet": _listed("Linknet"),
     "fpn": _listed("FPN", decoder_pyramid_channels=40, decoder_segmentation_channels=32),
     "pspnet": _listed("PSPNet", psp_out_channels=44),

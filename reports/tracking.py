@@ -61,7 +61,9 @@ class Tracking:
             )
             found = str(run.info.run_id)
         self._parent = found
-        self._monitor = SystemMetricsMonitor(found, sampling_interval=10, resume_logging=True, tracking_uri=self.uri)
+        self._monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
+            found, sampling_interval=10, resume_logging=True, tracking_uri=self.uri
+        )
         self._monitor.start()
         return found
 

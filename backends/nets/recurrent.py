@@ -139,8 +139,9 @@ class CellOwnState(nn.Module):
         self.head = nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        state = None
-        for step in x.unbind(1):
+        first, *rest = x.unbind(1)
+        state = self.cell(first)
+        for step in rest:
             state = self.cell(step, state)
         out: Tensor = self.head(state[0])
         return out

@@ -160,8 +160,10 @@ def _written(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         yield name, ast.get_docstring(node) or ""
     for child in ast.iter_child_nodes(node):
-        inner = isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        yield from _written(child, f"{name}.{child.name}" if inner else name)
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _written(child, f"{name}.{child.name}")
+        else:
+            yield from _written(child, name)
 
 
 def _compiled(module: ModuleType) -> Iterator[tuple[str, str]]:

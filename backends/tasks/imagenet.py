@@ -111,7 +111,8 @@ def tested(image: Any, side: int) -> Tensor:
     from torchvision.transforms.v2 import functional as tv
 
     scaled = tv.resize(image, [round(side * MARGIN)], antialias=True)
-    return tv.pil_to_tensor(tv.center_crop(scaled, [side, side]))
+    pixels: Tensor = tv.pil_to_tensor(tv.center_crop(scaled, [side, side]))
+    return pixels
 
 
 def trained(image: Any, side: int, seed: int) -> Tensor:
@@ -216,6 +217,7 @@ def listed(folder: Path) -> list[Sample]:
 
     try:
         _, classes = find_classes(str(folder))
-        return make_dataset(str(folder), classes, IMG_EXTENSIONS)
+        samples: list[Sample] = make_dataset(str(folder), classes, IMG_EXTENSIONS)
     except FileNotFoundError as error:  # its message says which class has no image
         raise UsageError(f"{folder} holds no image data set: {error}") from error
+    return samples

@@ -73,11 +73,11 @@ def index_batches(count: int, size: int, order: Tensor | None) -> Iterator[Tenso
     if size < 1:
         raise UsageError(f"a batch has at least one sample, not {size}")
     if order is None:
-        yield from torch.arange(count).split(size) if count else ()
+        yield from torch.split(torch.arange(count), size) if count else ()
         return
     if size > count:
         raise UsageError(f"a batch of {size} is larger than the split of {count} samples it is drawn from")
-    yield from order[: count - count % size].split(size)
+    yield from torch.split(order[: count - count % size], size)
 
 
 @dataclass(frozen=True)

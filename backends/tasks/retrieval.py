@@ -113,7 +113,7 @@ class RetrievalTask:
         # Texts of one length together: little of a batch is padding.
         order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
         found = []
-        for indices in torch.tensor(order).split(size):
+        for indices in torch.split(torch.tensor(order), size):
             inputs = padded([texts[number] for number in indices.tolist()], self.padding)
             output = model(**{name: tensor.to(device) for name, tensor in inputs.items()})
             found.append(embeddings(output, len(indices)).cpu().double())

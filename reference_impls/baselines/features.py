@@ -25,7 +25,7 @@ class Consumer:
     """
 
     slices: Slices
-    module: torch.nn.Module
+    module: torch.nn.Linear | torch.nn.modules.conv._ConvNd
 
     @property
     def key(self) -> tuple[str, int]:
@@ -45,7 +45,7 @@ class Consumer:
     @property
     def spatial(self) -> int:
         """Dimensions beyond batch and channel that it needs; 0 for a linear layer."""
-        return 0 if isinstance(self.module, torch.nn.Linear) else self.module.weight.ndim - 2  # type: ignore[operator]
+        return 0 if isinstance(self.module, torch.nn.Linear) else self.module.weight.ndim - 2
 
     def channels_second(self, x: torch.Tensor) -> torch.Tensor:
         """Its input as (batch, channel, positions...): a linear layer's last dimension becomes the second."""

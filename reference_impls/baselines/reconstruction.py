@@ -165,9 +165,9 @@ def _solve(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     ridge = RIDGE * float(matrix.diagonal().mean())
     if ridge == 0:  # nothing is read at all: nothing can stand in
         return torch.zeros_like(right)
-    return torch.linalg.solve(
-        matrix + ridge * torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device), right
-    )
+    identity = torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
+    solved: torch.Tensor = torch.linalg.solve(matrix + ridge * identity, right)
+    return solved
 
 
 def greedy(gram: Array) -> Array:
@@ -223,7 +223,7 @@ def lasso(gram: Array, target: Array, penalty: float, start: Array, iterations: 
     t = 1.0
     for _ in range(iterations):
         moved = ahead - rate * (gram @ ahead - target)
-        new = np.sign(moved) * np.maximum(np.abs(moved) - rate * penalty, 0)
+        new: Array = np.sign(moved) * np.maximum(np.abs(moved) - rate * penalty, 0)
         after = (1 + math.sqrt(1 + 4 * t * t)) / 2
         ahead = new + (t - 1) / after * (new - beta)
         if np.abs(new - beta).max() <= 1e-7 * np.abs(new).max():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from conformance.errors import UsageError
@@ -68,11 +69,11 @@ class RandomSearch(Method):
         run.calibrate(run.model)
 
 
-def _places(axis: np.ndarray, line: np.ndarray) -> np.ndarray:
+def _places(axis: npt.NDArray[np.int64], line: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Each entry's place in its axis by size, as a share in (0, 1]."""
     by = np.lexsort((np.arange(line.size), line, axis))
     size = np.bincount(axis)
     start = np.concatenate([[0], np.cumsum(size)[:-1]])
-    place = np.empty(line.size)
+    place: npt.NDArray[np.float64] = np.empty(line.size)
     place[by] = np.arange(line.size) - start[axis[by]] + 1
     return place / size[axis]

@@ -91,11 +91,16 @@ class EarlyBird(Slimming):
         if run.budget.kind == "groups":
             return run.budget.remove
         scores = self.score(run)
-        return len(self.select(run, scores)) / max(int(torch.isfinite(scores[1:]).sum()), 1)
+        return len(self._smallest(run, scores)) / max(int(torch.isfinite(scores[1:]).sum()), 1)
+
+    def _smallest(self, run: Run, scores: torch.Tensor) -> Selection:
+        choice = self.select(run, scores)
+        assert isinstance(choice, Selection)
+        return choice
 
     def _take(self, run: Run) -> None:
         """Fix the selection; its weights as they are, or drawn anew with an optimizer that knows nothing."""
-        choice = self.select(run, self.score(run))
+        choice = self._smallest(run, self.score(run))
         run.state |= {"found": run.epoch + 1, "removed": list(choice.removed), "masks": []}
         if self.reinit:
             redraw_(run.model, run.state.pop("theta"), run.rng("weights"))
@@ -110,7 +115,7 @@ class EarlyBird(Slimming):
         if run.state["found"]:
             return run.groups.select(np.array(run.state["removed"], dtype=np.int64))
         run.log({"phase": run.phase, "step": run.step, "early_bird": "not found: the mask at the end is taken"})
-        choice = self.select(run, self.score(run))
+        choice = self._smallest(run, self.score(run))
         run.state["removed"] = list(choice.removed)
         return choice
 

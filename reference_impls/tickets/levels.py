@@ -20,7 +20,7 @@ def gone(total: float, rounds: int, level: int, schedule: Schedule = "geometric"
     """
     if schedule == "linear":
         return pace * total * level / rounds
-    each = 1 - (1 - total) ** (1 / rounds)
+    each: float = 1 - (1 - total) ** (1 / rounds)
     return 1 - (1 - pace * each) ** level
 
 

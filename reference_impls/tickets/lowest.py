@@ -52,7 +52,7 @@ def _ranks(weight: torch.Tensor, kept: torch.Tensor | None, limits: Limits) -> t
 
 def _cut(line: torch.Tensor, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """One line for all tensors, cut into their shapes."""
-    parts = line.split([tensor.numel() for tensor in like.values()])
+    parts = torch.split(line, [tensor.numel() for tensor in like.values()])
     return {name: part.view(tensor.shape).clone() for (name, tensor), part in zip(like.items(), parts, strict=True)}
 
 

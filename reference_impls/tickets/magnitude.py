@@ -123,8 +123,15 @@ class IterativeMagnitude(Rounds):
         run.state["masks"] = kept
         shares = {name: float(mask.double().mean()) for name, mask in kept.items()}
         sparsest = min(shares, key=lambda name: shares[name])
-        row = {"density": Masks(kept).density, "sparsest": sparsest, "least_density": shares[sparsest]}
-        run.log({"phase": f"round-{run.round}", "step": self.begins(run)[0], **row})
+        run.log(
+            {
+                "phase": f"round-{run.round}",
+                "step": self.begins(run)[0],
+                "density": Masks(kept).density,
+                "sparsest": sparsest,
+                "least_density": shares[sparsest],
+            }
+        )
 
     def _masks(self, run: Run) -> Masks:
         """The masks so far, on the run's device: a checkpoint gives them back on the CPU."""

@@ -43,13 +43,12 @@ class Cluster:
         import ray
 
         _connect(ray, self.address)
-        wants = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": self.retries}
-        remote = ray.remote(**wants)(_on_node)
+        remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.retries)(_on_node)
         waiting = {}
         for job in jobs:
             said(job, "queued", 0, 0)
             files = _packed(folder_of(job), with_results=measure)
-            waiting[remote.remote(files, measure=measure, threads=max(1, int(self.cpus)), timeout=self.timeout)] = job
+            waiting[remote.remote(files, measure, max(1, int(self.cpus)), self.timeout)] = job
         try:
             while waiting:
                 ready, _ = ray.wait(list(waiting), num_returns=1)
@@ -83,7 +82,7 @@ def _packed(folder: Path, *, with_results: bool) -> dict[str, bytes]:
     return files
 
 
-def _on_node(files: dict[str, bytes], *, measure: bool, threads: int, timeout: float | None) -> dict[str, bytes] | str:
+def _on_node(files: dict[str, bytes], measure: bool, threads: int, timeout: float | None) -> dict[str, bytes] | str:
     """On a node: run the worker in a folder of its own. Its files, or why there are none."""
     import os
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from conformance.method.config import RunConfig
@@ -78,18 +78,17 @@ def _board_jobs(suite: Suite, board: Board) -> Iterator[Job]:
     from conformance.method.task import load_task
 
     task = load_task(board.task, None if board.data is None else Path(board.data))
-    common = {"suite": suite.name, "dataset": task.digest, "metric": task.metric, "measure": board.measure}
     for model in board.models:
         for seed in board.seeds:
-            dense = Job(config=_config(board, model, DENSE, "groups=0", seed, board.dense), base=None,
-                        division="closed", **common)  # fmt: skip
+            config = _config(board, model, DENSE, "groups=0", seed, board.dense)
+            dense = Job(suite.name, config, task.digest, task.metric, None, "closed", board.measure)
             yield dense
             for entry in board.methods:
                 for budget in entry.budgets or board.budgets:
                     made = _config(board, model, entry.name, budget, seed, recipe_of(board, entry), entry)
                     division = "closed" if entry.recipe is None else "open"
                     base = dense.key if board.start == "dense" else None
-                    yield Job(config=made, base=base, division=division, **common)
+                    yield replace(dense, config=made, base=base, division=division)
 
 
 def _config(

@@ -88,11 +88,11 @@ def _cpu_activations(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dic
     return watch.peak
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the memory behind every result, from its first tensor to the end of its last."""
 
     def __init__(self, known: Iterable[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.known = set(known)
         self.holders: dict[int, int] = {}
         self.alive = self.peak = 0

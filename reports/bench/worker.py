@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -61,7 +61,7 @@ def row_of(job: Job, result: Result) -> Row:
         verdict, reason = (result.verdict.status.value, result.verdict.reason) if result.verdict else ("", "")
     else:
         verdict, reason = ("masks hold" if result.holds else "masks do not hold"), ""
-    trained = "trained" if facts.driver in ("train", "rounds") else "none"
+    trained: Literal["trained", "none"] = "trained" if facts.driver in ("train", "rounds") else "none"
     return Row(
         **identity(job), status="OK", data_need=facts.data.value, driver=facts.driver.value,
         granularity=facts.granularity, exactness=facts.exactness, paper=facts.paper, metrics=result.metrics,

@@ -228,17 +228,17 @@ def _placed(entries: Sequence[Entry]) -> list[Entry]:
     ranked = [entry for entry in entries if entry.rated and len(entry.values) >= MIN_SEEDS]
     above = better([entry.values for entry in ranked])
     found: dict[int, dict[str, Place]] = {}
-    for level, chosen in by_level(ranked).items():
+    for level, chosen in by_level([entry.data_need for entry in ranked]).items():
         means = [_mean(ranked[index]) for index in chosen]
         for index, place in zip(chosen, places(means, above[chosen][:, chosen]), strict=True):
             found.setdefault(id(ranked[index]), {})[level] = place
     return [replace(entry, places=found.get(id(entry), {})) for entry in entries]
 
 
-def by_level(entries: Sequence[Entry]) -> dict[str, list[int]]:
-    """The indices of the entries that need no more data than each class; an unknown need counts as the most."""
-    needs = [entry.data_need if entry.data_need in LEVELS else LEVELS[-1] for entry in entries]
-    return {level: [index for index, need in enumerate(needs) if need <= level] for level in LEVELS}
+def by_level(needs: Sequence[str]) -> dict[str, list[int]]:
+    """The indices of the data needs that are no more than each class; an unknown need counts as the most."""
+    known = [need if need in LEVELS else LEVELS[-1] for need in needs]
+    return {level: [index for index, need in enumerate(known) if need <= level] for level in LEVELS}
 
 
 def _mean(entry: Entry) -> float:

@@ -111,7 +111,9 @@ def _run(row: Row) -> dict[str, Any]:
 
 
 def _interval(found: Interval | None) -> dict[str, float | None] | None:
-    return found and {"low": rounded(found.low), "mean": rounded(found.mean), "high": rounded(found.high)}
+    if found is None:
+        return None
+    return {"low": rounded(found.low), "mean": rounded(found.mean), "high": rounded(found.high)}
 
 
 def _places(found: Mapping[str, Place]) -> dict[str, dict[str, int]]:

@@ -59,6 +59,7 @@ def draw(boards: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.lines import Line2D
 
     entries = [entry for board in boards for entry in board["entries"] if entry["conforming"]]
     labels = sorted({entry["label"] for entry in entries})
@@ -75,11 +76,10 @@ def draw(boards: Sequence[Mapping[str, Any]], path: Path) -> None:
         panels[0].set_ylabel(boards[0]["metric"])
         figure.suptitle(f"{boards[0]['model']} on {boards[0]['task']} ({boards[0]['division']} division)")
         handles = [
-            plt.Line2D([], [], color=style[label][0], marker=style[label][1], linestyle="", label=label)
-            for label in labels
+            Line2D([], [], color=style[label][0], marker=style[label][1], linestyle="", label=label) for label in labels
         ]
-        handles.append(plt.Line2D([], [], color="#222222", linewidth=1.2, label="Pareto front"))
-        handles.append(plt.Line2D([], [], color="#555555", linewidth=0.9, linestyle=(0, (4, 3)), label="dense"))
+        handles.append(Line2D([], [], color="#222222", linewidth=1.2, label="Pareto front"))
+        handles.append(Line2D([], [], color="#555555", linewidth=0.9, linestyle=(0, (4, 3)), label="dense"))
         figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize="small", frameon=False)
         # Without the program's version in it, the same rows give the same bytes.
         figure.savefig(path, dpi=110, format="png", facecolor="white", metadata={"Software": None})

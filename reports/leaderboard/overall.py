@@ -116,12 +116,14 @@ def _standing(who: Contestant, cells: Sequence[tuple[Board, list[Entry]]]) -> St
     complete = bool(cells) and not missing
     common = sorted(set.intersection(*(set(score) for score in scores))) if complete else []
     complete = complete and bool(common)
+    values: dict[int, float] = {}
+    mean: float | None = None
+    std: float | None = None
     if complete:
         values = {seed: math.fsum(score[seed] for score in scores) / len(scores) for seed in common}
         mean, std = spread(list(values.values()))
-    else:
-        values = {}
-        mean, std = (spread([spread(list(score.values()))[0] for score in scores])[0] if scores else None), None
+    elif scores:
+        mean, _ = spread([spread(list(score.values()))[0] for score in scores])
     return Standing(who, need or "?", values, mean, std, len(scores), complete, tuple(missing), {})
 
 
@@ -129,7 +131,7 @@ def _placed(standings: Sequence[Standing]) -> list[Standing]:
     ranked = [one for one in standings if one.complete and len(one.values) >= MIN_SEEDS]
     above = better([one.values for one in ranked])
     found: dict[Contestant, dict[str, Place]] = {}
-    for level, chosen in by_level(ranked).items():
+    for level, chosen in by_level([one.data_need for one in ranked]).items():
         means = [ranked[index].mean or 0.0 for index in chosen]
         for index, place in zip(chosen, places(means, above[chosen][:, chosen]), strict=True):
             found.setdefault(ranked[index].contestant, {})[level] = place

@@ -49,3 +49,8 @@ def test_the_wheel_has_every_package_and_no_tests():
     packages = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     assert packages == ["conformance", "backends", "reference_impls", "reports"]
     assert all((ROOT / package / "__init__.py").is_file() for package in packages)
+
+
+def test_every_package_has_strict_types():
+    assert PROJECT["tool"]["mypy"]["strict"] is True
+    assert PROJECT["tool"]["mypy"]["files"] == PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
