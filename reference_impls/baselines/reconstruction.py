@@ -178,7 +178,7 @@ def greedy(gram: Array) -> Array:
     """
     size = gram.shape[0]
     cost = np.diag(gram).copy()  # what each adds to the loss when it goes next
-    dead = ~gram.any(axis=1)
+    dead = np.asarray(~gram.any(axis=1))
     place = np.zeros(size)
     number = 1
     while number <= size:
