@@ -140,4 +140,4 @@ def test_every_subnet_of_a_random_network_is_exact(inputs):
 
     holds()
     assert len(counts) >= profile.max_examples / 2
-    assert np.count_nonzero(counts) > len(counts) / 2, "most networks have groups"
+    assert np.count_nonzero(counts) >= len(counts) / 4, "many networks have groups"
