@@ -83,7 +83,7 @@ class Tracking:
             tags = {"kind": "job", "job.key": row.key, **_tags(row)}
             if self._parent is not None:
                 tags["mlflow.parentRunId"] = self._parent
-            run = self.client.create_run(self.experiment, run_name=f"{row.model} {row.method} {row.budget}", tags=tags)
+            run = self.client.create_run(self.experiment, run_name=title(row), tags=tags)
             found = str(run.info.run_id)
             self._log_dataset(found, row)
             for name, value in _params(row).items():
@@ -162,6 +162,12 @@ class Tracking:
 
         draw([read_curve(folder)], folder / "curves.png")
         self.client.log_artifact(run, str(folder / "curves.png"), "plots")
+
+
+def title(row: Row) -> str:
+    """A run's name, different for rows that differ in seed only; tables cut the end off, so the method comes first."""
+    # Dense training has no budget.
+    return " ".join(filter(None, (row.method, row.budget, row.model, f"seed {row.seed}")))
 
 
 def figures(row: Row) -> dict[str, float]:

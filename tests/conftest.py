@@ -206,6 +206,15 @@ def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         sys.modules.pop(name, None)
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium, for tests marked `needs_browser`. Closed with the module: playwright keeps an event loop."""
+    from tests.browser import chromium
+
+    with chromium() as found:
+        yield found
+
+
 # -- how many examples the property tests draw --------------------------------------------------------
 
 import hypothesis

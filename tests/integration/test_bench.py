@@ -22,22 +22,9 @@ from reports.bench.measure import latency, peak_memory, ratio_interval
 from reports.bench.runner import Told, run_suite
 from reports.bench.suite import SUITES, read_suite
 from reports.rows import Row, read_rows, write_rows
+from tests.integration.tiny_suite import QUIET, TINY
 
-TINY = """
-name: tiny
-defaults:
-  task: digits?train=256&validation=64&test=100
-  seeds: [0]
-  budgets: [macs=0.3]
-  dense: {epochs: 1, batch: 64, lr: 0.05}
-  recipe: {epochs: 1, batch: 64, lr: 0.02}
-  measure: {batches: [2], turns: 7, seconds: 1}
-boards:
-  - models: ["small:vgg11-w8"]
-    methods: [l2, {name: random, recipe: {lr: 0.01}}]
-"""
 SAME = ("key", "metrics", "value", "removed", "macs", "params", "verdict", "status", "training", "division")
-QUIET = Told(lambda *_: None, lambda _: None)
 
 
 @pytest.fixture
@@ -189,80 +176,6 @@ def test_what_fails_is_a_row_with_its_reason_and_does_not_stop_the_others(tmp_pa
     assert [row.status for row in rows] == ["FAILED"] * 3
     assert "the loss is" in rows[0].error
     assert all("the dense model it begins with could not be trained" in row.error for row in rows[1:])
-
-
-@pytest.mark.slow
-def test_a_tracking_server_holds_everything_of_a_run(suite, tmp_path):
-    pytest.importorskip("mlflow")
-    import socket
-    import urllib.request
-
-    from reports.tracking import Tracking
-
-    todo = jobs(read_suite(str(suite)))
-    rows = run_suite(todo, tmp_path / "out", Local(2), QUIET, timing=Local(1))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    uri = f"http://127.0.0.1:{port}"
-    words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    store = f"sqlite:///{tmp_path / 'server.db'}"
-    server = subprocess.Popen(
-        [*words, "--backend-store-uri", store, "--artifacts-destination", str(tmp_path / "artifacts")],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                assert urllib.request.urlopen(f"{uri}/health", timeout=2).status == 200
-                break
-            except OSError:
-                assert time.monotonic() < deadline
-                time.sleep(0.5)
-        tracking = Tracking(uri, "tiny")
-        parent = tracking.begin({"commit": "none"})
-        for _ in range(2):  # logging a row again makes no second run
-            for row in rows:
-                tracking.log(row, tmp_path / "out" / "jobs" / row.key)
-        version = tracking.register(rows[1], "best-tiny")
-        tracking.end(finished=True)
-        client = tracking.client
-        found = {
-            run.data.tags["job.key"]: run for run in client.search_runs([tracking.experiment], "tags.kind = 'job'")
-        }
-        assert set(found) == {row.key for row in rows}
-        for row in rows:
-            run = found[row.key]
-            assert run.data.tags["mlflow.parentRunId"] == parent
-            assert run.data.params["method"] == row.method
-            assert run.data.metrics["value"] == row.value
-            assert run.inputs.dataset_inputs[0].dataset.digest == row.dataset[:36]
-            names = {item.path for item in client.list_artifacts(run.info.run_id, "run")}
-            assert {"run/result.json", "run/plan.json", "run/subnet.safetensors", "run/history.jsonl"} <= names
-            phase = "train" if row.method == "dense" else "finetune"
-            steps = client.get_metric_history(run.info.run_id, f"{phase}/loss")
-            assert [metric.step for metric in steps] == list(range(4))
-        assert client.get_run(parent).info.status == "FINISHED"
-        assert client.get_model_version_by_alias("best-tiny", "winner").version == version
-        assert client.get_model_version("best-tiny", version).run_id == found[rows[1].key].info.run_id
-        with pytest.raises(UsageError, match="is not proved exact"):
-            tracking.register(rows[1].model_copy(update={"verdict": "different"}), "best-tiny")
-        page = urllib.request.urlopen(uri, timeout=10).read().decode()
-        assert "<div id=" in page
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def test_a_tracking_server_that_is_not_there_is_said(tmp_path):
-    pytest.importorskip("mlflow")
-    from reports.tracking import Tracking
-
-    (tmp_path / "file").write_text("")
-    for uri in (f"sqlite:///{tmp_path}/file/x.db", "http://127.0.0.1:9", "http://127.0.0.1:port"):
-        with pytest.raises(UsageError, match="cannot be used"):
-            Tracking(uri, "tiny")
 
 
 class TestSuites:

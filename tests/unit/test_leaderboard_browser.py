@@ -1,25 +1,14 @@
-"""The pages in a real browser: nothing in the console, nothing beyond the edge, sorting, filtering, the plot.
-
-Chromium is looked for under its usual names, or where CHROMIUM says; without it, or without playwright, all is skipped.
-"""
+"""The pages in a real browser: nothing in the console, nothing beyond the edge, sorting, filtering, the plot."""
 
 from __future__ import annotations
-
-import os
-import shutil
 
 import pytest
 
 from reports.leaderboard.command import leaderboard
+from tests.browser import needs_browser
 from tests.unit.made_rows import history, rows, write
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra `bench`)")
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-pytestmark = [
-    pytest.mark.bench,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (CHROMIUM may name one)"),
-]
+pytestmark = [pytest.mark.bench, needs_browser]
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -31,15 +20,6 @@ def site(tmp_path_factory):
     leaderboard([write(folder, made)], folder / "site", None, "Structured pruning leaderboard", False)
     (folder / "site" / "first").write_text(made[0].key)
     return folder / "site"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        # Containers without user namespaces have no sandbox; the pages are our own.
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.fixture
