@@ -21,11 +21,11 @@ from conformance.partition.selection import Selection
 from reference_impls.oto.adahspg import AdaHSPG, Closure
 from reference_impls.oto.cric import HESSOCRIC, Cycles
 from reference_impls.oto.dhspg import DHSPG
+from reference_impls.oto.half_space_methods import dhspg_defaults
 from reference_impls.oto.hesso import HESSO
 from reference_impls.oto.hspg import HSPG
 from reference_impls.oto.lhspg import LHSPG
 from reference_impls.oto.lora import Also, Lora, adapters, attach
-from reference_impls.oto.methods import dhspg_defaults
 from reference_impls.oto.quota import Quota
 from reference_impls.oto.rows import Rows
 from reference_impls.oto.saliency import Criteria

@@ -15,7 +15,8 @@ import torch.multiprocessing as mp
 
 from conformance.errors import TooFewStepsError, UsageError
 from conformance.method import Batch, Budget, Limits, Options, Recipe, run
-from reference_impls.oto.methods import AdaHspg, Dhspg, Hesso, HessoCric, Hspg, Lhspg
+from reference_impls.oto.fading_methods import Hesso, HessoCric, Lhspg
+from reference_impls.oto.half_space_methods import AdaHspg, Dhspg, Hspg
 
 METHODS = {
     "hspg": Hspg(penalty=0.01, epsilon=0.9),
