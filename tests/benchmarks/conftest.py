@@ -1,6 +1,8 @@
 """Every benchmark adds rows to a table; `--table FILE` writes them all between two marks in that file.
 
 nox -s benchmark -- --table docs/performance.md
+
+`--save-baselines` writes the ratios that later runs of the hot paths are held against (test_hot_paths.py).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ TABLES = pytest.StashKey[dict[str, list[dict[str, str]]]]()
 
 def pytest_addoption(parser):
     parser.addoption("--table", type=Path, metavar="FILE", help="write the benchmarks' tables into this Markdown file")
+    parser.addoption("--save-baselines", action="store_true", help="save the hot paths' ratios for later runs")
 
 
 def pytest_configure(config):
