@@ -1,6 +1,7 @@
 """Curves of runs: loss, sparsity and accuracy against the step, from history.jsonl to one PNG.
 
 python -m reports.curves RUN... --output curves.png
+python -m reports.curves --rows bench/NAME/rows.jsonl --model SPEC --output curves.png
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from conformance.errors import UsageError
+from reports.rows import read_rows
 
 _PANELS = (("loss", "training loss"), ("sparsity", "share of groups at zero"), ("validation", "validation accuracy"))
 
@@ -97,15 +99,44 @@ def _means(line: list[tuple[int, float]], width: int) -> list[tuple[int, float]]
     return [(chunk[-1][0], sum(value for _, value in chunk) / len(chunk)) for chunk in chunks]
 
 
+def of_suite(rows: Path, model: str) -> list[Curve]:
+    """The finished runs of one model of a suite, in its order, named by method, budget and seed.
+
+    Their folders are in jobs/ beside the rows. Raises UsageError when there is none.
+    """
+    found = [row for row in read_rows(rows) if row.model == model and row.status == "OK"]
+    if not found:
+        raise UsageError(f"{rows} has no finished run of {model}")
+    seeds = len({row.seed for row in found}) > 1
+    return [
+        read_curve(
+            rows.parent / "jobs" / row.key,
+            " ".join(filter(None, [row.method, row.budget, f"seed {row.seed}" if seeds else ""])),
+            row.metric,
+        )
+        for row in sorted(found, key=lambda row: (row.method != "dense", row.method, row.budget, row.seed))
+    ]
+
+
+def _asked(runs: list[Path], rows: Path | None, model: str, metric: str) -> list[Curve]:
+    if bool(runs) == (rows is not None):
+        raise UsageError("give folders of runs, or --rows and --model")
+    return of_suite(rows, model) if rows else [read_curve(run, metric=metric) for run in runs]
+
+
 def main(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of `conformance prune`.")],
     output: Annotated[Path, typer.Option(metavar="FILE", help="The PNG.")],
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Folders of `conformance prune`.")
+    ] = None,
+    rows: Annotated[Path | None, typer.Option(metavar="FILE", help="Runs of a suite instead: its rows.jsonl.")] = None,
+    model: Annotated[str, typer.Option(metavar="SPEC", help="With --rows: the model whose runs are drawn.")] = "",
     title: Annotated[str, typer.Option(help="Above the panels.")] = "",
-    metric: Annotated[str, typer.Option(help="Which validation figure.")] = "accuracy",
+    metric: Annotated[str, typer.Option(help="Which validation figure (with --rows: the suite's).")] = "accuracy",
 ) -> None:
     """Draw loss, sparsity and accuracy of runs against the step."""
     try:
-        draw([read_curve(run, metric=metric) for run in runs], output, title)
+        draw(_asked(runs or [], rows, model, metric), output, title)
     except UsageError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error

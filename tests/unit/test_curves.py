@@ -8,7 +8,8 @@ import pytest
 
 from conformance.errors import UsageError
 from conformance.method import Budget, Options, Recipe, run
-from reports.curves import draw, read_curve
+from reports.curves import draw, of_suite, read_curve
+from reports.rows import Row, write_rows
 from tests.unit.toy import Fade, ToyTask, convnet, images
 
 pytest.importorskip("matplotlib")
@@ -37,3 +38,26 @@ def test_a_folder_without_history_is_refused(tmp_path):
 def test_a_line_that_a_kill_cut_off_is_passed_over(tmp_path):
     (tmp_path / "history.jsonl").write_text('{"phase": "train", "step": 0, "loss": 2.0}\n{"phase": "train", "st')
     assert read_curve(tmp_path).lines["loss"] == [(0, 2.0)]
+
+
+def row(key, method, budget, seed=0, model="m", status="OK"):
+    return Row(
+        key=key, suite="s", model=model, method=method, budget=budget, seed=seed, task="t", dataset="d",
+        metric="accuracy", status=status,
+    )  # fmt: skip
+
+
+def test_runs_of_a_suite_are_named_by_what_they_are(tmp_path):
+    rows = [row("b", "l1", "macs=0.5"), row("a", "dense", ""), row("x", "l1", "macs=0.5", model="other"),
+            row("f", "l2", "macs=0.5", status="FAILED")]  # fmt: skip
+    write_rows(tmp_path / "rows.jsonl", rows)
+    for one in rows:
+        (tmp_path / "jobs" / one.key).mkdir(parents=True)
+        (tmp_path / "jobs" / one.key / "history.jsonl").write_text('{"phase": "train", "step": 0, "loss": 2.0}\n')
+    assert [curve.label for curve in of_suite(tmp_path / "rows.jsonl", "m")] == ["dense", "l1 macs=0.5"]
+    (tmp_path / "jobs" / "a").rename(tmp_path / "jobs" / "g")
+    write_rows(tmp_path / "rows.jsonl", [rows[0], row("g", "dense", "", seed=1)])
+    labels = [curve.label for curve in of_suite(tmp_path / "rows.jsonl", "m")]
+    assert labels == ["dense seed 1", "l1 macs=0.5 seed 0"]
+    with pytest.raises(UsageError, match="no finished run of nothing"):
+        of_suite(tmp_path / "rows.jsonl", "nothing")
