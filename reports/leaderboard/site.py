@@ -1,4 +1,7 @@
-"""The static pages: everything inline, nothing fetched, the same from a folder as from a server."""
+"""The static pages: nothing fetched from elsewhere, the same from a folder as from a server.
+
+The top pages have everything inline; those of runs, of which there may be hundreds, share one style and one script.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ from reports.leaderboard.runs import folder_of, run_page
 from reports.leaderboard.text import number, percent, percent_spread, place, possible, times, with_spread
 from reports.rows import Row
 
+SHARED = ("style.css", "theme.js")
+
 _NEEDS = (("D3", "any (D0–D3)"), ("D2", "at most labels (D2)"), ("D1", "at most inputs (D1)"), ("D0", "none (D0)"))
 _SORTS = (
     ("possible up", "rank"), ("method up", "method"), ("mean down", "figure, best first"),
@@ -34,16 +39,20 @@ def pages(
     top = {
         "index.html": environment.get_template("index.html").render(**_index(content), pictures=pictures),
         "published.html": environment.get_template("published.html").render(published=published()),
-    }
+    } | {name: _source(name) for name in SHARED}
     template = environment.get_template("run.html")
     runs = {f"{row.key}.html": template.render(**run_page(row, folder_of(row, run_places))) for row in rows}
     return top, runs
 
 
+def _source(name: str) -> Markup:
+    """A template, style or script: the package's own files, not what a row says."""
+    return Markup(files(__package__).joinpath("templates", name).read_text(encoding="utf-8"))  # noqa: S704
+
+
 def _environment(title: str) -> jinja2.Environment:
-    folder = files(__package__).joinpath("templates")
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
+        loader=jinja2.FunctionLoader(_source),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -51,8 +60,7 @@ def _environment(title: str) -> jinja2.Environment:
     )
     environment.globals.update(
         title=title,
-        # Style and scripts are the package's own files, not what a row says.
-        source=lambda name: Markup(folder.joinpath(name).read_text(encoding="utf-8")),  # noqa: S704
+        source=_source,
     )
     environment.filters.update(
         percent=percent,
