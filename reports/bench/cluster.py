@@ -14,7 +14,7 @@ from typing import Any
 from conformance.errors import UsageError
 from reports.bench.job import Job
 from reports.bench.local import Done, Said, reason
-from reports.bench.worker import JOB, ROW
+from reports.bench.worker import JOB, LOG, ROW
 
 _WEIGHTS = "base.safetensors"
 
@@ -96,7 +96,7 @@ def _on_node(files: dict[str, bytes], measure: bool, threads: int, timeout: floa
             (folder / JOB).write_text(json.dumps(said), encoding="utf-8")
         words = [sys.executable, "-m", "reports.bench.worker", str(folder), *(["--measure"] if measure else [])]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        log = folder / "worker.log"
+        log = folder / LOG
         with log.open("wb") as errors, subprocess.Popen(  # noqa: S603
             words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=environment
         ) as process:  # fmt: skip

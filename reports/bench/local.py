@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+from reports.bench.child import Child, context
 from reports.bench.job import Job
-from reports.bench.worker import JOB, ROW
+from reports.bench.worker import JOB, LOG, ROW
 
 Said = Callable[[Job, str, int, int], None]
 
@@ -31,6 +31,7 @@ class Local:
 
     def __init__(self, workers: int = 1, timeout: float | None = None) -> None:
         self.workers, self.timeout = workers, timeout
+        self._context = context()
 
     def run(
         self, jobs: list[Job], folder_of: Callable[[Job], Path], said: Said, *, measure: bool = False
@@ -53,41 +54,24 @@ class Local:
                 ended.set()
 
     def _one(self, job: Job, folder: Path, said: Said, measure: bool, ended: threading.Event) -> Done:
-        words = [sys.executable, "-m", "reports.bench.worker", str(folder), *(["--measure"] if measure else [])]
-        threads = str(max(1, (os.cpu_count() or 1) // self.workers))
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        log = folder / "worker.log"
-        with log.open("wb") as errors, subprocess.Popen(  # noqa: S603
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True
-        ) as process:  # fmt: skip
-            over = threading.Event()
-            watcher = threading.Thread(target=self._watch, args=(process, over, ended), daemon=True)
-            watcher.start()
-            assert process.stdout is not None
-            for line in process.stdout:
-                if line.startswith('{"progress"'):
-                    said(job, *json.loads(line)["progress"])
-            code = process.wait()
+        threads = max(1, (os.cpu_count() or 1) // self.workers)
+        child = Child(self._context, folder, measure=measure, threads=threads)
+        late = False
+        with contextlib.suppress(EOFError):
+            while not (ended.is_set() or late):
+                heard = child.hear()
+                if heard is not None:
+                    said(job, *heard)
+                late = self.timeout is not None and child.seconds > self.timeout
+            child.kill()
+        code = child.close()
         if ended.is_set() and code != 0:
             return Done(job, "called off")
-        if over.is_set():
+        if late and code != 0:
             return Done(job, f"timed out after {self.timeout:g} s")
         if code != 0:
-            return Done(job, reason(log, code))
+            return Done(job, reason(folder / LOG, code))
         return Done(job, "" if (folder / ROW).exists() else "the process ended without a row")
-
-    def _watch(self, process: subprocess.Popen[str], over: threading.Event, ended: threading.Event) -> None:
-        """End the process when the run is called off or its time is up."""
-        waited = 0.0
-        while process.poll() is None:
-            if ended.wait(0.2):
-                process.kill()
-                return
-            waited += 0.2
-            if self.timeout is not None and waited > self.timeout:
-                over.set()
-                process.kill()
-                return
 
 
 def reason(log: Path, code: int) -> str:

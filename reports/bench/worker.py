@@ -31,7 +31,7 @@ from reports.bench.measure import latency, peak_memory
 from reports.bench.place import commit, hardware
 from reports.rows import Row
 
-JOB, ROW = "job.json", "row.json"
+JOB, ROW, LOG = "job.json", "row.json", "worker.log"
 
 
 def run_job(folder: Path, progress: Progress) -> Row:
@@ -119,22 +119,30 @@ def write_row(folder: Path, row: Row) -> None:
     write_together(folder, {ROW: json.dumps(row.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"})
 
 
-def main(arguments: list[str]) -> int:
-    """The process."""
-    folder = Path(arguments[0])
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def work(folder: Path, measure: bool, told: Progress) -> None:
+    """Run the job, or time what it left. told hears of progress twice a second at most."""
     last = [-1.0]
 
     def progress(what: str, done: int, total: int) -> None:
         if time.monotonic() - last[0] > 0.5 or done == total:
             last[0] = time.monotonic()
-            sys.stdout.write(json.dumps({"progress": [what, done, total]}) + "\n")
-            sys.stdout.flush()
+            told(what, done, total)
 
-    if "--measure" in arguments[1:]:
+    if measure:
         measure_job(folder)
     else:
         run_job(folder, progress)
+
+
+def main(arguments: list[str]) -> int:
+    """The process."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def told(what: str, done: int, total: int) -> None:
+        sys.stdout.write(json.dumps({"progress": [what, done, total]}) + "\n")
+        sys.stdout.flush()
+
+    work(Path(arguments[0]), "--measure" in arguments[1:], told)
     return 0
 
 
