@@ -105,6 +105,36 @@ def test_a_run_that_is_killed_goes_on_without_loss_or_repetition(suite, tmp_path
     assert len(keys) == len(set(keys))
 
 
+def writing(folder):
+    """Processes that have a job's log open."""
+    found = set()
+    for place in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            target = Path(os.readlink(place))
+            if target.name == "worker.log" and target.is_relative_to(folder):
+                found.add(int(place.parts[2]))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_no_job_outlives_its_runner(suite, tmp_path):
+    process = subprocess.Popen(bench(suite, tmp_path / "out", "--no-timing"), stdout=subprocess.DEVNULL)
+    try:
+        assert until(lambda: writing(tmp_path)), "no job began"
+    finally:
+        process.kill()
+        process.wait()
+    assert until(lambda: not writing(tmp_path)), f"left behind: {writing(tmp_path)}"
+
+
+def until(true, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return true()
+
+
 @pytest.mark.slow
 def test_a_ray_cluster_gives_the_same_rows_though_a_worker_is_killed(suite, tmp_path):
     ray = pytest.importorskip("ray")
