@@ -110,7 +110,7 @@ def writing(folder):
     found = set()
     for place in Path("/proc").glob("[0-9]*/fd/*"):
         with contextlib.suppress(OSError):
-            target = Path(os.readlink(place))
+            target = place.readlink()
             if target.name == "worker.log" and target.is_relative_to(folder):
                 found.add(int(place.parts[2]))
     return found
