@@ -73,6 +73,12 @@ class Member:
         """These rows of a tensor of the member's shape: a view of a slice, a copy of picks."""
         return tensor[where] if isinstance(where, slice) else tensor.index_select(0, where)
 
+    def take_into(self, tensor: torch.Tensor, where: Where, out: torch.Tensor) -> torch.Tensor:
+        """A copy of these rows in `out`."""
+        if isinstance(where, slice):
+            return out.copy_(tensor[where])
+        return torch.index_select(tensor, 0, where, out=out)
+
     def whole(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """Figures of all pieces as one line: rows follow each other, columns add up."""
         if len(parts) == 1:
@@ -139,14 +145,27 @@ class Lines:
 
     def dots(self, ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Sums of products at each position, of two tensors a member, of its shape."""
-        found = []
+        found: list[torch.Tensor] = []
+        flat = iter(self._flat(ones, others))
         for member, one, other in zip(self.members, ones, others, strict=True):
+            if member.tensor.ndim == 1:
+                found.append(next(flat))
+                continue
             parts = []
             for where in member.pieces():
                 part = member.take(one, where)
                 parts.append(row_dots(part, part if one is other else member.take(other, where), member.dim))
             found.append(member.whole(parts))
         return found
+
+    def _flat(self, ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """`dots` of the members of one dimension, all at once: there are many, and all are short."""
+        places = [place for place, member in enumerate(self.members) if member.tensor.ndim == 1]
+        if not places:
+            return ()
+        one, other = (torch.cat([some[place] for place in places]).to(self.dtype) for some in (ones, others))
+        lines: Sequence[torch.Tensor] = (one * other).split([self._sizes[place] for place in places])
+        return lines
 
     def grams(
         self, ones: Sequence[torch.Tensor], others: Iterable[torch.Tensor]
@@ -188,6 +207,13 @@ def row_dots(one: torch.Tensor, other: torch.Tensor, dim: int) -> torch.Tensor:
     # its four results are not wanted, and still it is faster.
     pairs, twins = one.view(rows // 2, 2, -1), other.view(rows // 2, 2, -1)
     return torch.bmm(pairs, twins.transpose(1, 2)).diagonal(dim1=1, dim2=2).reshape(rows)
+
+
+def row_grams(pair: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Products of two tensors' rows with themselves and each other: <a, a>, <a, b> and <b, b> of pair = (a, b)."""
+    flat = pair.flatten(2)  # one matrix product of 2 x n by n x 2 a row
+    found = torch.bmm(flat.transpose(0, 1), flat.permute(1, 2, 0))
+    return found[:, 0, 0], found[:, 0, 1], found[:, 1, 1]
 
 
 class Rows(Lines):
