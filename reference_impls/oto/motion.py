@@ -107,11 +107,11 @@ class Motion:
             moved.append(self._step(number, slice(None)) if copy is None else copy - tensor)
         new, step = (torch.cat(list(some)).to(self.lines.dtype) for some in (tensors, moved))
         sizes = [tensor.numel() for tensor in tensors]
-        lines = [line.split(sizes) for line in (new * new, new * step, step * step)]
+        lines = [torch.split(line, sizes) for line in (new * new, new * step, step * step)]
         return {number: (lines[0][place], lines[1][place], lines[2][place]) for place, number in enumerate(numbers)}
 
     def _of_rows(self, number: int, *, second: bool) -> Three:
-        """Products of one member, a piece at a time; the last is wrong unless it is asked for."""
+        """Products of one member, a piece at a time; the last stands for nothing unless it is asked for."""
         member, parts = self.lines.members[number], []
         tensor = member.tensor.detach()
         together = second and not member.dim and tensor.device.type == "cpu" and tensor.element_size() > 2

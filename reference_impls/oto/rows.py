@@ -167,7 +167,7 @@ class Lines:
         if not places:
             return ()
         one, other = (torch.cat([some[place] for place in places]).to(self.dtype) for some in (ones, others))
-        lines: Sequence[torch.Tensor] = (one * other).split([self._sizes[place] for place in places])
+        lines: Sequence[torch.Tensor] = torch.split(one * other, [self._sizes[place] for place in places])
         return lines
 
     def grams(
