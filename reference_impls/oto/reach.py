@@ -36,6 +36,7 @@ class Reach:
         self.linear = type(base) is torch.optim.SGD
         self._sizes = rows.repeated([math.sqrt(m.tensor.numel() / max(m.tensor.shape[m.dim], 1)) for m in rows.members])
         self._ids = {id(tensor) for tensor in rows.parameters}
+        self._asked = False
         self._carried: Any = None
         self._seen: list[tuple[int, int]] | None = None
 
@@ -60,12 +61,16 @@ class Reach:
         return ~(most * (1 + _SLACK) <= (1 - epsilon - _SLACK) * norms)
 
     def settled(self) -> None:
-        """To be called when a step is complete, with all that is written to the base's state: what is carried holds."""
-        self._seen = self._state()
+        """To be called when a step is complete, with all that is written to the base's state.
+
+        What is carried holds from here on, unless the step was one whose bounds nobody asked for.
+        """
+        if self._asked:
+            self._seen, self._asked = self._state(), False
 
     def _sgd(self, lengths: torch.Tensor) -> tuple[torch.Tensor, float]:
         """Bounds at each position."""
-        groups = self._groups()
+        groups, self._asked = self._groups(), True
         if self._carried is None or self._seen != self._state():
             # A parameter that does not move has no buffer, or keeps it.
             pairs = [
@@ -92,6 +97,7 @@ class Reach:
 
     def _adam(self) -> tuple[torch.Tensor, float]:
         """Bounds at each position, and the share by which decoupled decay shrinks x."""
+        self._asked = True
         measured = self._carried is None or self._seen != self._state()
         carried: dict[int, float] = {} if measured else self._carried
         reached: dict[int, float] = {}

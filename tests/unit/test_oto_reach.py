@@ -99,6 +99,28 @@ def test_a_bound_that_is_too_small_is_caught(base, monkeypatch):
     assert not one[0][0]
 
 
+@pytest.mark.parametrize("base", ["momentum", "adam"])
+def test_a_step_without_bounds_is_not_overlooked(base):
+    """A large gradient in a step that was not asked about is in the base's state, and in the next bound."""
+    model = on.net()
+    optimizer = made(model, base, 0.1)
+    reach, bounds = optimizer.reach, []
+    for step, scale in enumerate((1e-3, 1e3, 1e-3)):
+        give(model, step, "random", scale)
+        with optimizer.penalised(None, measured=reach.linear) as lengths:
+            if scale < 1:
+                moved, _ = reach._sgd(optimizer.rows.joined(lengths)) if reach.linear else reach._adam()
+                bounds.append(float(moved.max()))
+            optimizer.base.step()
+        reach.settled()
+    held = optimizer.state[model.conv2.weight]
+    if reach.linear:
+        assert bounds[1] > 0.1 * float(held["momentum_buffer"].flatten(1).norm(dim=1).max())
+    else:  # the measured ratio, not the one of two steps by the recursion
+        ratio = float((held["exp_avg"].abs() / held["exp_avg_sq"].sqrt()).max())
+        assert reach._carried[id(model.conv2.weight)] > ratio
+
+
 @pytest.mark.parametrize("base", BASES)
 @settings(max_examples=25, deadline=None)
 @given(lr=st.floats(1e-3, 0.5), start=st.integers(0, 3), history=STEPS)
@@ -111,6 +133,7 @@ def test_no_group_moves_farther_than_its_bound(base, lr, start, history):
         give(model, step, kind, scale)
         if step < start or step % 5 == 4:
             plain.step()
+            reach.settled()  # as after any step: of this one no bounds were asked for
             continue
         with optimizer.penalised(None, measured=reach.linear) as lengths:
             before = copy.deepcopy([tensor.detach() for tensor in rows.tensors()])
