@@ -76,7 +76,7 @@ class HSPG(HalfSpace):
         near = self._open
         with self.penalised(pushed if self.penalty else None, measured=screened and self.reach.linear) as lengths:
             if screened:
-                near = near & self.reach.near(squares, epsilon, lengths)
+                near = near & (squares > 0) & self.reach.near(squares, epsilon, lengths)
                 motion = self.watched(rows.holding(near.numpy()))
             self.base.step()
         if motion is not None:
