@@ -11,7 +11,7 @@ import torch
 from conformance.errors import UsageError
 from reference_impls.oto.motion import Bound, Motion
 from reference_impls.oto.quota import Quota
-from reference_impls.oto.rows import Lines, Rows
+from reference_impls.oto.rows import Lines, Member, Rows
 from reference_impls.oto.wrapper import SparseOptimizer, decoupled
 
 
@@ -69,6 +69,11 @@ class HalfSpace(SparseOptimizer):
         """To be made before a penalised step: what will be known of these members after it."""
         return Motion.before(lines, self.shifts(), lambda tensor: self.state[tensor]["momentum_buffer"], self._kept)
 
+    @property
+    def completing(self) -> bool:
+        """Whether this step is one in which groups are completed."""
+        return self.complete is not None and self.complete[0] <= self.steps < self.complete[1]
+
     # -- projecting ----------------------------------------------------------------------------
 
     def leaving(self, inner: torch.Tensor, squares: torch.Tensor, epsilon: torch.Tensor | float) -> torch.Tensor:
@@ -84,7 +89,7 @@ class HalfSpace(SparseOptimizer):
             draw = torch.rand(chosen.size, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + self.steps))
             self.prune(self.quota.within(draw.numpy(), chosen, self.gone))
             self.met = self.quota.met(self.gone)
-        if self.complete is not None and not self.met and self.complete[0] <= self.steps < self.complete[1]:
+        if self.complete is not None and not self.met and self.completing:
             ratio = torch.where(squares > 0, inner / squares, -torch.ones_like(inner))
             # Most groups that are not pushed have a ratio near 1: the norm decides between them.
             length = squares.double() / squares.double().max().clamp(min=1e-30)
@@ -95,16 +100,21 @@ class HalfSpace(SparseOptimizer):
     # -- penalties in the gradient -------------------------------------------------------------
 
     @contextlib.contextmanager
-    def penalised(self, coefficient: torch.Tensor | None) -> Iterator[None]:
+    def penalised(self, coefficient: torch.Tensor | None, *, measured: bool = False) -> Iterator[list[torch.Tensor]]:
         """Around the base's step: gradients get coefficient[g] * x for the vector x of each group g.
 
         Weight decay that the base would add to the gradient is added here, in place, in the same pass: what the
-        base computes stays the same to the bit, and its temporaries are saved.
+        base computes stays the same to the bit, and its temporaries are saved. Where it is `measured`, yields the
+        norms of what the base is given at each position, a line a member (zeros where there is no gradient).
         """
+        members = self.rows.members
         spread: dict[int, list[torch.Tensor]] = {}
         if coefficient is not None:
-            for member, term in zip(self.rows.members, self.rows.spread(coefficient), strict=True):
+            for member, term in zip(members, self.rows.spread(coefficient), strict=True):
                 spread.setdefault(id(member.tensor), []).append(term)
+        simple = (number for number, one in enumerate(members) if one.alone and not one.dim and one.tensor.ndim > 1)
+        numbers = {id(members[number].tensor): number for number in simple} if measured else {}
+        found: dict[int, torch.Tensor] = {}
         decays = [(group, group["weight_decay"]) for group in self.param_groups if adds_decay(self.base, group)]
         for group in self.param_groups:
             decay = group["weight_decay"] if adds_decay(self.base, group) else 0
@@ -115,14 +125,18 @@ class HalfSpace(SparseOptimizer):
                 terms = spread.get(id(tensor), [])
                 if terms and decay:
                     terms[0] = terms[0] + decay
-                elif decay:
+                if id(tensor) in numbers:
+                    number = numbers[id(tensor)]
+                    found[number] = _added(members[number], terms[0] if terms else None, decay, sign)
+                    continue
+                if decay and not terms:
                     tensor.grad.add_(tensor, alpha=sign * decay)
                 for term in terms:
                     tensor.grad.addcmul_(tensor, term, value=sign)
         try:
             for group, _ in decays:
                 group["weight_decay"] = 0
-            yield
+            yield [found[n] if n in found else _lengths(m) for n, m in enumerate(members)] if measured else []
         finally:
             for group, decay in decays:
                 group["weight_decay"] = decay
@@ -139,3 +153,27 @@ def adds_decay(base: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
     """Whether the base adds weight_decay * x to the gradient before anything else, as far as is known of it."""
     known = type(base) in (torch.optim.SGD, torch.optim.Adam)
     return known and not decoupled(group) and group["weight_decay"] != 0
+
+
+def _added(member: Member, term: torch.Tensor | None, decay: float, sign: int) -> torch.Tensor:
+    """Penalty and decay of one parameter added to its gradient, and the norms of the gradient's rows after it."""
+    tensor, gradient = member.tensor, member.tensor.grad
+    assert gradient is not None
+    parts = []
+    for where in member.pieces():
+        rows = gradient[where]
+        if term is not None:
+            rows.addcmul_(tensor[where], term[where], value=sign)
+        elif decay:
+            rows.add_(tensor[where], alpha=sign * decay)
+        parts.append(torch.linalg.vector_norm(rows.flatten(1), dim=1))
+    return torch.cat(parts)
+
+
+def _lengths(member: Member) -> torch.Tensor:
+    """Norms of the gradient at each position, 0 without one."""
+    gradient = member.tensor.grad
+    if gradient is None:
+        return member.tensor.new_zeros(member.tensor.shape[member.dim])
+    others = [dim for dim in range(gradient.ndim) if dim != member.dim]
+    return torch.linalg.vector_norm(gradient, dim=others) if others else gradient.abs()

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 
-from reference_impls.oto.rows import Lines, Member, Where, row_dots
+from reference_impls.oto.rows import Lines, Member, Where, row_dots, row_grams
 
 Bound = dict[int, tuple[torch.Tensor | None, float]]
 """For parameters, by id, whose step is x - lr * b: what says b (None: the base's momentum buffer), and lr."""
+
+Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""A member's lines of <x_new, x_new>, <x_new, moved> and <moved, moved>."""
+
+_FEW = 0.45
+"""Up to which share of a tensor's rows writing to them alone takes less time than writing all."""
 
 
 @dataclass(frozen=True)
@@ -79,46 +86,97 @@ class Motion:
 
     def products(self, *, second: bool) -> Products:
         """Each tensor is read once. second asks for <moved, moved> too."""
-        found: list[list[torch.Tensor]] = [[], [], []]
-        for number, member in enumerate(self.lines.members):
-            parts: list[list[torch.Tensor]] = [[], [], []]
-            for where, old in self._pieces(number):
-                new = member.take(member.tensor.detach(), where)
-                moved = self._step(number, where) if old is None else old - new
-                parts[0].append(row_dots(new, new, member.dim))
-                parts[1].append(row_dots(new, moved, member.dim))
-                if second:
-                    parts[2].append(row_dots(moved, moved, member.dim))
-            for lines, some in zip(found, parts, strict=True):
-                if some:
-                    lines.append(member.whole(some))
-        new, cross, length = (self.lines.joined(line) for line in found)
+        found = self._of_vectors()
+        for number in range(len(self.lines.members)):
+            if number not in found:
+                found[number] = self._of_rows(number, second=second)
+        ordered = [found[number] for number in range(len(self.lines.members))]
+        new, cross = (self.lines.joined([three[place] for three in ordered]) for place in (0, 1))
+        length = self.lines.joined([three[2] for three in ordered] if second else [])
         return Products(new, cross, length, self.lines.repeated(self.scales()))
+
+    def _of_vectors(self) -> dict[int, Three]:
+        """Products of all members of one dimension at once: there are many, and all are short."""
+        numbers = [number for number, member in enumerate(self.lines.members) if member.tensor.ndim == 1]
+        if not numbers:
+            return {}
+        tensors = [self.lines.members[number].tensor.detach() for number in numbers]
+        moved = []
+        for number, tensor in zip(numbers, tensors, strict=True):
+            copy = self.copies[number]
+            moved.append(self._step(number, slice(None)) if copy is None else copy - tensor)
+        new, step = (torch.cat(list(some)).to(self.lines.dtype) for some in (tensors, moved))
+        sizes = [tensor.numel() for tensor in tensors]
+        lines = [torch.split(line, sizes) for line in (new * new, new * step, step * step)]
+        return {number: (lines[0][place], lines[1][place], lines[2][place]) for place, number in enumerate(numbers)}
+
+    def _of_rows(self, number: int, *, second: bool) -> Three:
+        """Products of one member, a piece at a time; the last stands for nothing unless it is asked for."""
+        member, parts = self.lines.members[number], []
+        tensor = member.tensor.detach()
+        together = second and not member.dim and tensor.device.type == "cpu" and tensor.element_size() > 2
+        for where, old in self._pieces(number):
+            if together:
+                count = where.stop - where.start if isinstance(where, slice) else where.numel()
+                pair = tensor.new_empty((2, count, *tensor.shape[1:]))
+                new = member.take_into(tensor, where, pair[0])
+                if old is None:
+                    member.take_into(self._whole_step(number), where, pair[1])
+                else:
+                    torch.sub(old, new, out=pair[1])
+                parts.append(row_grams(pair))
+                continue
+            new = member.take(tensor, where)
+            moved = self._step(number, where) if old is None else old - new
+            dots = row_dots(new, new, member.dim), row_dots(new, moved, member.dim)
+            parts.append((*dots, row_dots(moved, moved, member.dim) if second else dots[1]))
+        one, two, three = (member.whole(list(lines)) for lines in zip(*parts, strict=True))
+        return one, two, three
 
     def pull(self, factors: list[torch.Tensor | None]) -> None:
         """x_new loses factor * x_old; one tensor of factors a member, shaped to broadcast, None for nothing.
 
         To be called once: it changes what `products` would find.
         """
-        for number, (member, factor, scale) in enumerate(zip(self.lines.members, factors, self.scales(), strict=True)):
-            if factor is None:
-                continue
-            tensor, done = member.tensor.detach(), 0
-            for where, copy in self._pieces(number):
-                new = member.take(tensor, where)
-                part = factor if member.dim else factor.narrow(0, done, new.shape[0])
-                done += new.shape[0]
-                old = torch.add(new, self._step(number, where), alpha=scale) if copy is None else copy
-                if isinstance(where, slice):
-                    new.addcmul_(old, part, value=-1)
+        for number, (factor, scale) in enumerate(zip(factors, self.scales(), strict=True)):
+            if factor is not None:
+                self._pull(number, factor, scale)
+
+    def _pull(self, number: int, factor: torch.Tensor, scale: float) -> None:
+        """x_old is the copy, or x_new + scale * b, which then is not written down."""
+        member, copied, done = self.lines.members[number], self.copies[number] is not None, 0
+        tensor = member.tensor.detach()
+        if not copied and member.picks is not None and member.picks.numel() > _FEW * tensor.shape[0]:
+            every = factor.new_zeros((tensor.shape[0], *factor.shape[1:]))
+            factor = every.index_copy_(0, member.picks, factor)
+            member = dataclasses.replace(member, picks=None)
+        step = None if copied else self._whole_step(number)
+        for where in member.pieces():
+            count = where.stop - where.start if isinstance(where, slice) else where.numel()
+            part = factor if member.dim else factor.narrow(0, done, count)
+            copy = self.copies[number]
+            if isinstance(where, slice):
+                new = tensor[where]
+                if step is None:
+                    new.addcmul_(copy[where], part, value=-1)  # type: ignore[index]
                 else:
-                    tensor.index_add_(0, where, old * part, alpha=-1)
+                    new.mul_(1 - part).addcmul_(step[where], part, value=-scale)
+            elif step is None:  # picks are copied in their order
+                tensor.index_add_(0, where, copy.narrow(0, done, count) * part, alpha=-1)  # type: ignore[union-attr]
+            else:
+                old = member.take(tensor, where).add_(member.take(step, where), alpha=scale)
+                tensor.index_add_(0, where, old.mul_(part), alpha=-1)
+            done += count
+
+    def _whole_step(self, number: int) -> torch.Tensor:
+        """b of a parameter."""
+        tensor = self.lines.members[number].tensor
+        known, _ = self.known[id(tensor)]
+        return self.buffer(tensor) if known is None else known
 
     def _step(self, number: int, where: Where) -> torch.Tensor:
         """b at these positions."""
-        member = self.lines.members[number]
-        known, _ = self.known[id(member.tensor)]
-        return member.take(self.buffer(member.tensor) if known is None else known, where)
+        return self.lines.members[number].take(self._whole_step(number), where)
 
     def _pieces(self, number: int) -> Iterator[tuple[Where, torch.Tensor | None]]:
         """Positions, and what was there before; None where that follows from the step."""

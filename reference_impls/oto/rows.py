@@ -26,6 +26,9 @@ Where = slice | torch.Tensor
 _CACHED = 1 << 18
 """Elements of two tensors that stay in a core's cache together (two of 1 MB)."""
 
+_RUN = 1 << 13
+"""Bytes of consecutive rows from which on a core writes zeros run by run faster than row by row."""
+
 _MOST = 0.8
 """Up to which share of its positions picking them out is less work than taking all."""
 
@@ -72,6 +75,12 @@ class Member:
     def take(self, tensor: torch.Tensor, where: Where) -> torch.Tensor:
         """These rows of a tensor of the member's shape: a view of a slice, a copy of picks."""
         return tensor[where] if isinstance(where, slice) else tensor.index_select(0, where)
+
+    def take_into(self, tensor: torch.Tensor, where: Where, out: torch.Tensor) -> torch.Tensor:
+        """A copy of these rows in `out`."""
+        if isinstance(where, slice):
+            return out.copy_(tensor[where])
+        return torch.index_select(tensor, 0, where, out=out)
 
     def whole(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """Figures of all pieces as one line: rows follow each other, columns add up."""
@@ -139,14 +148,27 @@ class Lines:
 
     def dots(self, ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Sums of products at each position, of two tensors a member, of its shape."""
-        found = []
+        found: list[torch.Tensor] = []
+        flat = iter(self._flat(ones, others))
         for member, one, other in zip(self.members, ones, others, strict=True):
+            if member.tensor.ndim == 1:
+                found.append(next(flat))
+                continue
             parts = []
             for where in member.pieces():
                 part = member.take(one, where)
                 parts.append(row_dots(part, part if one is other else member.take(other, where), member.dim))
             found.append(member.whole(parts))
         return found
+
+    def _flat(self, ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """`dots` of the members of one dimension, all at once: there are many, and all are short."""
+        places = [place for place, member in enumerate(self.members) if member.tensor.ndim == 1]
+        if not places:
+            return ()
+        one, other = (torch.cat([some[place] for place in places]).to(self.dtype) for some in (ones, others))
+        lines: Sequence[torch.Tensor] = torch.split(one * other, [self._sizes[place] for place in places])
+        return lines
 
     def grams(
         self, ones: Sequence[torch.Tensor], others: Iterable[torch.Tensor]
@@ -190,6 +212,13 @@ def row_dots(one: torch.Tensor, other: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.bmm(pairs, twins.transpose(1, 2)).diagonal(dim1=1, dim2=2).reshape(rows)
 
 
+def row_grams(pair: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Products of two tensors' rows with themselves and each other: <a, a>, <a, b> and <b, b> of pair = (a, b)."""
+    flat = pair.flatten(2)  # one matrix product of 2 x n by n x 2 a row
+    found = torch.bmm(flat.transpose(0, 1), flat.permute(1, 2, 0))
+    return found[:, 0, 0], found[:, 0, 1], found[:, 1, 1]
+
+
 class Rows(Lines):
     """The group vectors of a whole partition, over one module's parameters."""
 
@@ -205,7 +234,15 @@ class Rows(Lines):
         wide = any(member.tensor.dtype is torch.float64 for member in members)
         device = next(iter(units.tensors.values())).device if units.tensors else torch.device("cpu")
         super().__init__(members, units.count, torch.float64 if wide else torch.float32, device)
+        self._nothing = Lines((), self.count, self.dtype, self.device)
         self.parameters = list({id(member.tensor): member.tensor for member in members}.values())
+
+    def holding(self, flags: npt.NDArray[np.bool_]) -> Lines:
+        """Whole members, those that hold one of these groups."""
+        found = [member for member in self.members if flags[member.groups].any()] if flags.any() else []
+        if not found:
+            return self._nothing
+        return Lines(found, self.count, self.dtype, self.device) if len(found) < len(self.members) else self
 
     def norms(self) -> torch.Tensor:
         """Euclidean norm of each group's vector."""
@@ -254,7 +291,12 @@ class Fills:
         for tensor, dim, positions in self._places:
             line = positions.cpu().numpy()
             starts = np.flatnonzero(np.diff(line, prepend=-2) != 1)
-            if 8 * starts.size > line.size:
+            long = (
+                tensor.device.type == "cpu"
+                and not dim
+                and tensor.nbytes * line.size >= _RUN * len(tensor) * starts.size
+            )
+            if 8 * starts.size > line.size and not long:
                 self._scattered.append((_widest(tensor.detach(), dim), dim, positions))
                 continue
             for first, length in zip(line[starts], np.diff(np.append(starts, line.size)), strict=True):
@@ -266,8 +308,8 @@ class Fills:
             self._prepare()
         for view, dim, positions in self._scattered:
             view.index_fill_(dim, positions, 0)
-        for run in self._runs:
-            run.zero_()
+        if self._runs:
+            torch._foreach_zero_(self._runs)
 
 
 def scale_(places: Iterable[Place], factor: float) -> None:
