@@ -148,3 +148,17 @@ def meta(session: nox.Session) -> None:
 def benchmark(session: nox.Session) -> None:
     """How long the engine takes beside others; `-- --table docs/performance.md` renews the figures there."""
     python(session, "pytest", "tests/benchmarks", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def leaderboard(session: nox.Session) -> None:
+    """Run a suite, resumable, and make its leaderboard: `-- cpu` (smoke when none is named); more goes to `bench`."""
+    named = session.posargs and not session.posargs[0].startswith("-")
+    suite, options = (session.posargs[0], session.posargs[1:]) if named else ("smoke", session.posargs)
+    folder = ROOT / "bench" / Path(suite).stem
+    try:
+        python(session, "conformance", "bench", "--suite", suite, "--output", str(folder), "-j", "2", *options)
+    finally:  # failed and unproved rows are shown
+        if (folder / "rows.jsonl").exists():
+            site = str(folder / "site")
+            python(session, "conformance", "leaderboard", str(folder / "rows.jsonl"), "--output", site)
