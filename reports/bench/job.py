@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from conformance.method.config import RunConfig
+from conformance.method.ladder import Limits
 from conformance.method.recipe import Recipe
 from conformance.report.environment import deciding_versions
 from reports.bench.suite import Board, Measure, MethodEntry, Suite, recipe_of
@@ -80,7 +81,8 @@ def _board_jobs(suite: Suite, board: Board) -> Iterator[Job]:
     task = load_task(board.task, None if board.data is None else Path(board.data))
     for model in board.models:
         for seed in board.seeds:
-            config = _config(board, model, DENSE, "groups=0", seed, board.dense)
+            # Limits are for what prunes: boards that differ in them share dense models.
+            config = replace(_config(board, model, DENSE, "groups=0", seed, board.dense), limits=Limits())
             dense = Job(suite.name, config, task.digest, task.metric, None, "closed", board.measure)
             yield dense
             for entry in board.methods:

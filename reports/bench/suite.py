@@ -118,12 +118,19 @@ def _look_at_budget(entry: MethodEntry, budget: Budget) -> None:
 
 
 def recipe_of(board: Board, entry: MethodEntry) -> Recipe:
-    """The recipe of a method's run: as the board says, spread over rounds or turned into fine-tuning."""
+    """The recipe of a method's run: as the board says, spread over rounds or turned into fine-tuning.
+
+    A penalty leaves groups small but not zero, and cutting them off costs what half of the training has to mend.
+    """
     made = method(entry.name, **entry.options)
     fields = {**asdict(board.recipe), **(entry.recipe or {})}
     epochs = fields["epochs"]
     if made.facts.driver == "rounds":
         fields["epochs"] = max(1, epochs // int(getattr(made, "rounds", 1)))
+    elif made.facts.penalises and not made.facts.zeroes and not fields["finetune_epochs"]:
+        fields["epochs"], fields["finetune_epochs"] = epochs - epochs // 2, epochs // 2
+        if fields["finetune_lr"] is None:
+            fields["finetune_lr"] = fields["lr"]
     elif made.facts.driver != "train":
         fields["epochs"], fields["finetune_epochs"] = 0, epochs
         if fields["finetune_lr"] is None:

@@ -20,7 +20,7 @@ from reports.bench.job import job_from, jobs
 from reports.bench.local import Local
 from reports.bench.measure import latency, peak_memory, ratio_interval
 from reports.bench.runner import Told, run_suite
-from reports.bench.suite import SUITES, read_suite
+from reports.bench.suite import SUITES, MethodEntry, read_suite, recipe_of
 from reports.rows import Row, read_rows, write_rows
 from tests.integration.tiny_suite import QUIET, TINY
 
@@ -229,6 +229,22 @@ class TestSuites:
         (tmp_path / "a.yaml").write_text(TINY.replace(*change))
         with pytest.raises(UsageError, match=reason):
             read_suite(str(tmp_path / "a.yaml"))
+
+    @pytest.mark.parametrize(
+        ("name", "own", "epochs", "finetuning"),
+        [("l2", {}, 0, 5), ("hesso", {}, 5, 0), ("group-lasso", {}, 3, 2), ("slimming", {}, 3, 2),
+         ("group-lasso", {"epochs": 4, "finetune_epochs": 1}, 4, 1)],
+    )  # fmt: skip
+    def test_everyone_has_the_same_epochs(self, name, own, epochs, finetuning):
+        board = read_suite("smoke").boards[0]
+        board = board.model_copy(update={"recipe": dataclasses.replace(board.recipe, epochs=5)})
+        made = recipe_of(board, MethodEntry(name=name, recipe=own or None))
+        assert (made.epochs, made.finetune_epochs) == (epochs, finetuning)
+
+    def test_boards_that_differ_in_limits_share_dense_models(self, suite):
+        (tight := suite.with_name("tight.yaml")).write_text(TINY + "    limits: {protect: 0.5}\n")
+        keys = [{job.key: job.dense for job in jobs(read_suite(str(path)))} for path in (suite, tight)]
+        assert {key for key in keys[0] if key in keys[1]} == {key for key, dense in keys[0].items() if dense}
 
     def test_an_unknown_suite_names_those_there_are(self):
         with pytest.raises(UsageError, match="smoke"):
