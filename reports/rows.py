@@ -41,7 +41,8 @@ class Latency(_Part):
 class Row(_Part):
     """One job: a model pruned by a method at a budget with a seed.
 
-    key is the digest of everything the job depends on; files of the job lie in a folder of that name. division is
+    key is the digest of everything the job depends on; files of the job lie in a folder of that name. caption is what
+    the suite's tables must tell their readers. division is
     `closed` where the suite's own recipe was used, `open` otherwise; training says what a method's figures stand on:
     `none` (pruned only), `finetuned`, or `trained` (the method's own training run). metrics hold the task's figures
     by stage (before, masked, subnet, finetuned); metric names the one that ranks, and value is that of the last
@@ -58,6 +59,7 @@ class Row(_Part):
     options: dict[str, Any] = Field(default_factory=dict)
     budget: str
     seed: int
+    caption: str = ""
     task: str
     dataset: str
     metric: str

@@ -32,6 +32,7 @@ class Job:
     base: str | None
     division: str
     measure: Measure
+    caption: str = ""
 
     @property
     def dense(self) -> bool:
@@ -83,7 +84,7 @@ def _board_jobs(suite: Suite, board: Board) -> Iterator[Job]:
         for seed in board.seeds:
             # Limits are for what prunes: boards that differ in them share dense models.
             config = replace(_config(board, model, DENSE, "groups=0", seed, board.dense), limits=Limits())
-            dense = Job(suite.name, config, task.digest, task.metric, None, "closed", board.measure)
+            dense = Job(suite.name, config, task.digest, task.metric, None, "closed", board.measure, suite.caption)
             yield dense
             for entry in board.methods:
                 for budget in entry.budgets or board.budgets:

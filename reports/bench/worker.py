@@ -77,7 +77,8 @@ def identity(job: Job) -> dict[str, Any]:
 
     config = job.config
     return {
-        "key": job.key, "suite": job.suite, "model": config.model, "method": config.method, "options": config.options,
+        "key": job.key, "suite": job.suite, "caption": job.caption,
+        "model": config.model, "method": config.method, "options": config.options,
         "budget": "" if job.dense else config.budget, "seed": config.seed, "task": config.task or "",
         "dataset": job.dataset, "metric": job.metric, "division": job.division, "recipe": asdict(config.recipe),
         "versions": deciding_versions(), "hardware": hardware(config.device), "commit": commit(),

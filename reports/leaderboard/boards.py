@@ -78,7 +78,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Board:
-    """Everything measured in one setting at one budget; entries by place, then by figure, then by name."""
+    """Everything measured in one setting at one budget; entries by place, then by figure, then by name.
+
+    caption is the suite's, as its newest row has it.
+    """
 
     setting: Setting
     budget: str
@@ -86,6 +89,7 @@ class Board:
     dense: Mapping[int, float]
     batch: int | None
     notes: tuple[str, ...]
+    caption: str
 
     @property
     def seeds(self) -> int:
@@ -159,9 +163,9 @@ def _board(where: Setting, budget: str, members: Sequence[Group], dense: Mapping
     entries = _beside_random(entries)
     seeds = {seed for entry in entries for seed in entry.values}
     ordered = sorted(entries, key=_order)
-    return Board(
-        where, budget, tuple(ordered), {s: v for s, v in dense.items() if s in seeds}, batch, _notes(where, rows, batch)
-    )
+    known = {s: v for s, v in dense.items() if s in seeds}
+    caption = max(rows, key=lambda row: (row.finished, row.key)).caption
+    return Board(where, budget, tuple(ordered), known, batch, _notes(where, rows, batch), caption)
 
 
 def _order(entry: Entry) -> tuple[int, float, str]:
@@ -285,7 +289,7 @@ def _notes(where: Setting, rows: Sequence[Row], batch: int | None) -> tuple[str,
     """What a reader must know before comparing."""
     notes = []
     good = [row for row in rows if row.conforming]
-    if where.division == "closed" and _different(row.recipe for row in good):
+    if where.division == "closed" and _different(_without_epochs(row.recipe) for row in good):
         notes.append("rows of this closed board have different recipes")
     trained = {row.training for row in good}
     if len(trained) > 1:
@@ -295,6 +299,11 @@ def _notes(where: Setting, rows: Sequence[Row], batch: int | None) -> tuple[str,
     if batch is None and any(row.latency for row in good):
         notes.append("rows share no batch size, so latencies are not compared")
     return tuple(notes)
+
+
+def _without_epochs(recipe: Mapping[str, object]) -> dict[str, object]:
+    """A suite spreads the same epochs over training and fine-tuning as suits the kind of method."""
+    return {name: value for name, value in recipe.items() if "epochs" not in name and name != "finetune_lr"}
 
 
 def _different(tables: Iterable[Mapping[str, object]]) -> bool:

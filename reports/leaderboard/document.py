@@ -62,6 +62,7 @@ def _board(board: Board) -> dict[str, Any]:
         "state": board.state,
         "batch": board.batch,
         "notes": list(board.notes),
+        "caption": board.caption,
         "dense": {"mean": rounded(mean), "std": rounded(std), "seeds": len(dense)},
         "entries": [_entry(entry) for entry in board.entries],
     }

@@ -61,6 +61,8 @@ def markdown(content: Mapping[str, Any], title: str) -> str:
         f"is not proved, failed, or has fewer than {content['min_seeds']} seeds is shown, not ranked. Pareto M, P, L: "
         "nothing is as good with as few MACs, parameters, or as little time.\n"
     )
+    told = {board["suite"]: board["caption"] for board in content["boards"] if board["caption"]}
+    parts += [f"**{escape(suite)}**: {escape(caption)}\n" for suite, caption in told.items()]
     for one in content["overall"]:
         parts.append(f"## {escape(_overall_title(one))}\n")
         parts.append(f"Mean of figure / dense figure of the same seed; cells: {len(one['cells'])}.\n")
@@ -81,7 +83,7 @@ def _overall_title(one: Mapping[str, Any]) -> str:
 
 def _about(board: Mapping[str, Any]) -> str:
     dense = board["dense"]
-    told = f"{board['suite']}, {board['division']} division; {board['metric']} on {board['dataset']}"
+    told = f"{board['suite']}, {board['division']} division; {board['metric']} on data {board['dataset'][:12]}"
     if dense["mean"] is not None:
         told += f"; dense {with_spread(dense['mean'], dense['std'])}"
     return f"{told}; {board['state']}" if board["state"] else told

@@ -48,6 +48,7 @@ def test_rows_say_what_the_runs_came_to(suite, tmp_path):
     todo = jobs(read_suite(str(suite)))
     rows = run_suite(todo, tmp_path / "out", Local(2), QUIET, timing=Local(1))
     assert [row.status for row in rows] == ["OK"] * 3
+    assert {row.caption for row in rows} == {"as small as can be"}
     assert all(row.conforming for row in rows)
     dense, *pruned = rows
     assert dense.method == "dense"

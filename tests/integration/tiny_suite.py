@@ -6,6 +6,7 @@ from reports.bench.runner import Told
 
 TINY = """
 name: tiny
+caption: as small as can be
 defaults:
   task: digits?train=256&validation=64&test=100
   seeds: [0]

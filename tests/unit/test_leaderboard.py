@@ -212,6 +212,19 @@ def test_what_must_be_known_before_comparing_is_noted():
     assert only_board(seeds("l1", 0.9)).notes == ()
 
 
+def test_the_same_epochs_spread_in_other_ways_are_no_other_recipe():
+    made = seeds("l1", 0.9, recipe={"lr": 1, "epochs": 0, "finetune_epochs": 4, "finetune_lr": 1})
+    made += seeds("hesso", 0.9, recipe={"lr": 1, "epochs": 4, "finetune_epochs": 0, "finetune_lr": None})
+    assert only_board(made).notes == ()
+
+
+def test_the_suite_s_caption_stands_above_its_boards(tmp_path):
+    made = seeds("l1", 0.9, 0.8, 0.7, caption="half of the usual width")
+    site = build(tmp_path, made)
+    assert "half of the usual width" in read(site / "index.html").text
+    assert "half of the usual width" in (site / "leaderboard.md").read_text(encoding="utf-8")
+
+
 # -- over a suite ---------------------------------------------------------------------------------
 
 
