@@ -72,7 +72,7 @@ class DHSPG(HalfSpace):
                 self.base.step()
             found = products(self.rows, before, self.direction(before))
             self._choose(dhspg_redundancy(found, self.rows.units.sizes.to(found.xx), self._free))
-            motion = Motion.of_copies(self._active, before)
+            motion = Motion.of_copies(self._active, before, self._memory)
         else:
             motion = self.watched(self._active)
             with self.penalised(None):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from conformance.errors import UsageError
-from reference_impls.oto.motion import Bound, Motion
+from reference_impls.oto.motion import Bound, Memory, Motion
 from reference_impls.oto.quota import Quota
 from reference_impls.oto.rows import Lines, Member, Rows
 from reference_impls.oto.wrapper import SparseOptimizer, decoupled
@@ -44,7 +44,7 @@ class HalfSpace(SparseOptimizer):
             raise UsageError(f"groups are completed from one step to a later one, not {complete[0]} to {complete[1]}")
         self.epsilon, self.complete, self.seed = epsilon, complete, seed
         self.met = quota.empty
-        self._kept: dict[tuple[int, int], torch.Tensor] = {}
+        self._memory = Memory()
 
     # -- the old point -------------------------------------------------------------------------
 
@@ -67,7 +67,7 @@ class HalfSpace(SparseOptimizer):
 
     def watched(self, lines: Lines) -> Motion:
         """To be made before a penalised step: what will be known of these members after it."""
-        return Motion.before(lines, self.shifts(), lambda tensor: self.state[tensor]["momentum_buffer"], self._kept)
+        return Motion.before(lines, self.shifts(), lambda tensor: self.state[tensor]["momentum_buffer"], self._memory)
 
     @property
     def completing(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,40 @@ Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 _FEW = 0.45
 """Up to which share of a tensor's rows writing to them alone takes less time than writing all."""
+
+
+class Memory:
+    """What every step needs again, held from one to the next: copies of parameters, and room for one piece.
+
+    Memory that is allocated for every piece is handed back to the system in between, and each page of it then
+    costs a fault: more time than the arithmetic.
+    """
+
+    def __init__(self) -> None:
+        self._copies: dict[tuple[int, int], torch.Tensor] = {}
+        self._room: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
+
+    def copy(self, member: Member) -> torch.Tensor:
+        """Of a parameter, or of its picked positions. Valid until the same is copied again."""
+        tensor, key = member.tensor.detach(), (id(member.tensor), member.dim)
+        held = self._copies.get(key)
+        size = list(tensor.shape)
+        if member.picks is not None:
+            size[0] = member.picks.numel()
+        if held is None or list(held.shape) != size or held.dtype != tensor.dtype or held.device != tensor.device:
+            held = self._copies[key] = torch.empty(size, dtype=tensor.dtype, device=tensor.device)
+        if member.picks is None:
+            return held.copy_(tensor)
+        return torch.index_select(tensor, 0, member.picks, out=held)
+
+    def room(self, tensor: torch.Tensor, count: int, rows: int) -> torch.Tensor:
+        """Unwritten memory for `count` times so many rows of a tensor. Valid until the next call."""
+        size = (count, rows, *tensor.shape[1:])
+        key, number = (tensor.dtype, tensor.device), math.prod(size)
+        held = self._room.get(key)
+        if held is None or held.numel() < number:
+            held = self._room[key] = tensor.new_empty(number)
+        return held[:number].view(size)
 
 
 @dataclass(frozen=True)
@@ -45,6 +80,7 @@ class Motion:
     known: Bound
     copies: list[torch.Tensor | None]
     buffer: Callable[[torch.Tensor], torch.Tensor]
+    memory: Memory
 
     @classmethod
     def before(
@@ -52,9 +88,9 @@ class Motion:
         lines: Lines,
         known: Bound,
         buffer: Callable[[torch.Tensor], torch.Tensor],
-        kept: dict[tuple[int, int], torch.Tensor],
+        memory: Memory,
     ) -> Motion:
-        """Copy what has to be copied, into tensors `kept` from the step before where they fit."""
+        """Copy what has to be copied."""
         copies: list[torch.Tensor | None] = []
         done: dict[int, torch.Tensor] = {}
         for member in lines.members:
@@ -64,20 +100,20 @@ class Motion:
             elif member.picks is None and key in done:
                 copies.append(done[key])
             else:
-                copies.append(_copy(member, member.tensor.detach(), kept))
+                copies.append(memory.copy(member))
                 if member.picks is None:
                     done[key] = copies[-1]  # type: ignore[assignment]
-        return cls(lines, known, copies, buffer)
+        return cls(lines, known, copies, buffer, memory)
 
     @classmethod
-    def of_copies(cls, lines: Lines, before: dict[int, torch.Tensor]) -> Motion:
+    def of_copies(cls, lines: Lines, before: dict[int, torch.Tensor], memory: Memory) -> Motion:
         """From copies of whole parameters, by id."""
         whole = [before[id(member.tensor)] for member in lines.members]
         copies = [
             old if member.picks is None else member.take(old, member.picks)
             for member, old in zip(lines.members, whole, strict=True)
         ]
-        return cls(lines, {}, list(copies), lambda tensor: tensor)
+        return cls(lines, {}, list(copies), lambda tensor: tensor, memory)
 
     def scales(self) -> list[float]:
         """One a member: x_old = x_new + scale * moved."""
@@ -118,7 +154,7 @@ class Motion:
         for where, old in self._pieces(number):
             if together:
                 count = where.stop - where.start if isinstance(where, slice) else where.numel()
-                pair = tensor.new_empty((2, count, *tensor.shape[1:]))
+                pair = self.memory.room(tensor, 2, count)
                 new = member.take_into(tensor, where, pair[0])
                 if old is None:
                     member.take_into(self._whole_step(number), where, pair[1])
@@ -164,7 +200,8 @@ class Motion:
             elif step is None:  # picks are copied in their order
                 tensor.index_add_(0, where, copy.narrow(0, done, count) * part, alpha=-1)  # type: ignore[union-attr]
             else:
-                old = member.take(tensor, where).add_(member.take(step, where), alpha=scale)
+                old, moved = self.memory.room(tensor, 2, count)
+                member.take_into(tensor, where, old).add_(member.take_into(step, where, moved), alpha=scale)
                 tensor.index_add_(0, where, old.mul_(part), alpha=-1)
             done += count
 
@@ -189,17 +226,3 @@ class Motion:
             else:  # picks are copied in their order
                 yield where, copy.narrow(0, done, where.numel())
                 done += where.numel()
-
-
-def _copy(member: Member, tensor: torch.Tensor, kept: dict[tuple[int, int], torch.Tensor]) -> torch.Tensor:
-    """Of a parameter or its picked positions; memory of the step before is used again."""
-    key = id(member.tensor), member.dim
-    held = kept.get(key)
-    size = list(tensor.shape)
-    if member.picks is not None:
-        size[0] = member.picks.numel()
-    if held is None or list(held.shape) != size or held.dtype != tensor.dtype or held.device != tensor.device:
-        held = kept[key] = torch.empty(size, dtype=tensor.dtype, device=tensor.device)
-    if member.picks is None:
-        return held.copy_(tensor)
-    return torch.index_select(tensor, 0, member.picks, out=held)
