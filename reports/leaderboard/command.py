@@ -72,9 +72,10 @@ def _plots(content: Mapping[str, Any]) -> dict[str, Any]:
         import matplotlib  # noqa: F401, ICN001 - only whether it is there
     except ImportError as error:
         raise UsageError("the plots need matplotlib: install the extra `bench`, or give --no-pictures") from error
-    from reports.leaderboard.figures import draw, drawable
+    from reports.leaderboard.figures import draw, draw_suite, drawable, suites
 
-    return {f"{name}.png": functools.partial(draw, boards) for name, boards in drawable(content).items()}
+    plots = {f"{name}.png": functools.partial(draw, boards) for name, boards in drawable(content).items()}
+    return plots | {f"{name}.png": functools.partial(draw_suite, all_of) for name, all_of in suites(content).items()}
 
 
 def _earlier(output: Path) -> set[str]:

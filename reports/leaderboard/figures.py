@@ -1,10 +1,11 @@
-"""Pictures for READMEs: the figure against MACs, parameters and latency, one PNG a setting."""
+"""Pictures for READMEs: the figure against MACs, parameters and latency; one PNG a setting, one a suite."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6
 """Told apart by people with any colour vision."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 AXIS_NAMES = {"macs": "MACs", "params": "parameters", "latency": "latency"}
+COLUMNS = 3
+DASHED = (0, (4, 3))
 _SETTING = ("suite", "division", "task", "dataset", "metric", "model")
 
 
@@ -34,9 +37,21 @@ def drawable(content: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     }
 
 
+def suites(content: Mapping[str, Any]) -> dict[str, list[list[Mapping[str, Any]]]]:
+    """The settings of `drawable` by suite and division, under file names of their own, where there are several."""
+    found: dict[tuple[str, str], list[list[Mapping[str, Any]]]] = {}
+    for boards in drawable(content).values():
+        found.setdefault((boards[0]["suite"], boards[0]["division"]), []).append(boards)
+    return {_named("-".join(where), where): all_of for where, all_of in found.items() if len(all_of) > 1}
+
+
 def _name(where: Sequence[str]) -> str:
     """Readable, without what a file name cannot hold, and different for different settings."""
-    words = re.sub(r"[^a-z0-9]+", "-", "-".join((where[0], where[1], where[5], where[2])).lower()).strip("-")
+    return _named("-".join((where[0], where[1], where[5], where[2])), where)
+
+
+def _named(text: str, where: Sequence[str]) -> str:
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     return f"{words[:80]}-{hashlib.sha256(repr(tuple(where)).encode()).hexdigest()[:6]}"
 
 
@@ -51,42 +66,83 @@ def styles(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def draw(boards: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Three panels; bars are one standard deviation over seeds, the line joins what nothing dominates.
+    """One setting, in a panel for each cost; bars are one standard deviation over seeds, the line is the front.
 
     Entries that are not ranked because they failed or are not proved are left out; those with few seeds are hollow.
     """
+    entries, style = _entries(boards), _style([boards])
+    with _figure(path, 1, len(AXES), sharey=True) as (figure, panels):
+        for panel, axis in zip(panels, AXES, strict=True):
+            _panel(panel, entries, axis, style, boards[0]["dense"]["mean"])
+        panels[0].set_ylabel(boards[0]["metric"])
+        figure.suptitle(f"{boards[0]['model']} on {boards[0]['task']} ({boards[0]['division']} division)")
+        _legend(figure, style)
+
+
+def draw_suite(all_of: Sequence[Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """All settings of a suite against MACs, a panel each, as `draw` does. Each panel has a scale of its own."""
+    style = _style(all_of)
+    with _figure(path, -(-len(all_of) // COLUMNS), min(len(all_of), COLUMNS), sharey=False) as (figure, panels):
+        for panel, boards in zip(panels, all_of, strict=False):
+            _panel(panel, _entries(boards), AXES[0], style, boards[0]["dense"]["mean"])
+            panel.set_ylabel(boards[0]["metric"])
+            panel.set_title(boards[0]["model"], fontsize="medium")
+        for panel in panels[len(all_of) :]:
+            panel.set_axis_off()
+        figure.suptitle(f"suite {all_of[0][0]['suite']} ({all_of[0][0]['division']} division)")
+        _legend(figure, style)
+
+
+def _entries(boards: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [entry for board in boards for entry in board["entries"] if entry["conforming"]]
+
+
+def _style(all_of: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, tuple[str, str]]:
+    labels = sorted({entry["label"] for boards in all_of for entry in _entries(boards)})
+    found = styles(labels)
+    return {label: found[label] for label in labels}
+
+
+@contextlib.contextmanager
+def _figure(path: Path, rows: int, columns: int, *, sharey: bool) -> Iterator[tuple[Any, list[Any]]]:
+    """A figure and its panels, written to path in the end."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
-    from matplotlib.lines import Line2D
 
-    entries = [entry for board in boards for entry in board["entries"] if entry["conforming"]]
-    labels = sorted({entry["label"] for entry in entries})
-    style = styles(labels)
     with plt.style.context("default"):
-        figure, panels = plt.subplots(1, 3, figsize=(12, 4.6), sharey=True, layout="constrained")
-        for panel, axis in zip(panels, AXES, strict=True):
-            _panel(panel, entries, axis, style)
-            panel.set_xlabel(f"{AXIS_NAMES[axis]}, % of dense")
-            panel.grid(alpha=0.25)
-            dense = boards[0]["dense"]["mean"]
-            if dense is not None:
-                panel.axhline(dense, color="#555555", linewidth=0.9, linestyle=(0, (4, 3)))
-        panels[0].set_ylabel(boards[0]["metric"])
-        figure.suptitle(f"{boards[0]['model']} on {boards[0]['task']} ({boards[0]['division']} division)")
-        handles = [
-            Line2D([], [], color=style[label][0], marker=style[label][1], linestyle="", label=label) for label in labels
-        ]
-        handles.append(Line2D([], [], color="#222222", linewidth=1.2, label="Pareto front"))
-        handles.append(Line2D([], [], color="#555555", linewidth=0.9, linestyle=(0, (4, 3)), label="dense"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize="small", frameon=False)
+        size = (4 * columns, 0.9 + 3.7 * rows)
+        figure, panels = plt.subplots(rows, columns, figsize=size, sharey=sharey, squeeze=False, layout="constrained")
+        yield figure, list(panels.flat)
         # Without the program's version in it, the same rows give the same bytes.
         figure.savefig(path, dpi=110, format="png", facecolor="white", metadata={"Software": None})
         plt.close(figure)
 
 
-def _panel(panel: Any, entries: Sequence[Mapping[str, Any]], axis: str, style: Mapping[str, tuple[str, str]]) -> None:
+def _legend(figure: Any, style: Mapping[str, tuple[str, str]]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle="", label=label)
+        for label, (colour, marker) in sorted(style.items())
+    ]
+    handles.append(Line2D([], [], color="#222222", linewidth=1.2, label="Pareto front"))
+    handles.append(Line2D([], [], color="#555555", linewidth=0.9, linestyle=DASHED, label="dense"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize="small", frameon=False)
+
+
+def _panel(
+    panel: Any,
+    entries: Sequence[Mapping[str, Any]],
+    axis: str,
+    style: Mapping[str, tuple[str, str]],
+    dense: float | None,
+) -> None:
+    panel.set_xlabel(f"{AXIS_NAMES[axis]}, % of dense")
+    panel.grid(alpha=0.25)
+    if dense is not None:
+        panel.axhline(dense, color="#555555", linewidth=0.9, linestyle=DASHED)
     shown = [entry for entry in entries if axis in entry["kept"]]
     for entry in shown:
         colour, marker = style[entry["label"]]

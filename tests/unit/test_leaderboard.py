@@ -15,7 +15,7 @@ from reports.leaderboard.boards import make_boards
 from reports.leaderboard.charts import chart, thinned, ticks
 from reports.leaderboard.command import leaderboard
 from reports.leaderboard.document import as_json, document
-from reports.leaderboard.figures import drawable, settings
+from reports.leaderboard.figures import drawable, settings, suites
 from reports.leaderboard.overall import make_overall
 from reports.leaderboard.published import published
 from reports.leaderboard.text import as_csv, markdown
@@ -442,6 +442,21 @@ def test_pictures_only_of_what_conforms():
     made = content([*seeds("l1", 0.9), *seeds("l1", 0.9, model="timm:odd", verdict="different")])
     assert len(settings(made)) == 2
     assert len(drawable(made)) == 1
+    assert not suites(made)
+
+
+def test_a_suite_of_several_models_has_a_picture_of_all():
+    made = content(
+        [
+            *seeds("l1", 0.9),
+            *seeds("l1", 0.8, model="timm:odd"),
+            *seeds("l1", 0.9, model="timm:wrong", verdict="different"),
+            *seeds("l1", 0.9, division="open"),
+        ]
+    )
+    ((name, all_of),) = suites(made).items()
+    assert "-closed-" in name
+    assert sorted(boards[0]["model"] for boards in all_of) == ["handmade:conv-net", "timm:odd"]
 
 
 def test_no_rows_are_said(tmp_path):
