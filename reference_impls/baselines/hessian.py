@@ -41,9 +41,12 @@ class Obd(Criterion):
             raise UsageError(f"{self.name}: batches, size and chunk are at least 1")
 
     def local(self, run: Run) -> torch.Tensor:
-        """Reduced over the members; biases are left out."""
+        """Reduced over the members; biases are left out. Raises UsageError for a loss that one sample does not have."""
         batches = run.data.labelled(self.batches, self.size)
-        h = mean_squared_gradients(run, batches, run.data.loss, self.chunk)
+        try:
+            h = mean_squared_gradients(run, batches, run.data.loss, self.chunk)
+        except UsageError as error:
+            raise UsageError(f"{self.name} needs the loss of each sample by itself, and here: {error}") from error
         return run.units.reduce(lambda name, weight: weight.square() * h[name], self.members, self.reduce, only=no_bias)
 
 

@@ -203,6 +203,25 @@ def test_obd_goes_sample_by_sample_where_it_must_and_says_so():
     assert said[0]["one_by_one"]
 
 
+class InPairs:
+    """A loss over pairs of samples, as contrastive ones are: one sample alone has none."""
+
+    def __getattr__(self, name):
+        return getattr(TASK, name)
+
+    def loss(self, output, target):
+        if len(target) % 2:
+            raise UsageError("every two rows are a pair")
+        return TASK.loss(output, target)
+
+
+def test_obd_says_that_a_loss_over_pairs_is_not_one_of_samples():
+    run = made(Obd(**SMALL), built("resnet"))
+    run.data.task = InPairs()
+    with pytest.raises(UsageError, match="obd needs the loss of each sample by itself, and here: every two rows"):
+        run.method.local(run)
+
+
 @each_net
 def test_obd_c_draws_labels_from_the_model(net):
     run = made(ObdC(**SMALL), built(net))
