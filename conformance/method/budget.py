@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
-import torch
 
 from conformance.cost import predicted_parameters, work
 from conformance.errors import UsageError
@@ -62,11 +60,13 @@ class Budget:
 
 @dataclass(frozen=True)
 class Cost:
-    """What selections save. latency measures seconds of the subnet a selection leaves; None where not offered."""
+    """What selections save. latency measures the time of the subnet a selection leaves, as a share of the dense
+    model's beside it; None where not offered.
+    """
 
     groups: Groups
-    latency: Callable[[Selection | None], float] | None = None
-    _seconds: dict[tuple[int, ...], float] = field(default_factory=dict, repr=False)
+    latency: Callable[[Selection], float] | None = None
+    _measured: dict[tuple[int, ...], float] = field(default_factory=dict, repr=False)
 
     @cached_property
     def _work(self) -> list[tuple[int, list[Labels]]]:
@@ -112,7 +112,7 @@ class Cost:
             return 1 - self.params(choice) / max(self._dense_params, 1)
         if kind == "macs":
             return 1 - self.macs(choice) / max(self._dense_macs, 1)
-        return 1 - self.seconds(choice) / self.seconds(None)
+        return 1 - self.time(choice)
 
     @cached_property
     def _dense_params(self) -> int:
@@ -122,14 +122,17 @@ class Cost:
     def _dense_macs(self) -> int:
         return self.macs()
 
-    def seconds(self, choice: Selection | None) -> float:
-        """Measured seconds a forward pass; each selection is measured once. Raises UsageError where it cannot be."""
+    def time(self, choice: Selection) -> float:
+        """Measured time of a forward pass over the dense model's; each selection is measured once.
+
+        Raises UsageError where it cannot be.
+        """
         if self.latency is None:
             raise UsageError("a latency budget needs a model that can be timed; this run has none")
-        key = () if choice is None else (1, *choice.removed)
-        if key not in self._seconds:
-            self._seconds[key] = self.latency(choice)
-        return self._seconds[key]
+        key = tuple(choice.removed)
+        if key not in self._measured:
+            self._measured[key] = self.latency(choice)
+        return self._measured[key]
 
 
 def solve(ladder: Ladder, budget: Budget, cost: Cost) -> int:
@@ -152,17 +155,3 @@ def solve(ladder: Ladder, budget: Budget, cost: Cost) -> int:
         else:
             low = middle
     return high
-
-
-def timed(run: Callable[[], object], *, least: int = 5, seconds: float = 0.5) -> float:
-    """Median seconds of a call, after one that does not count; at least `least` calls, `seconds` at most beyond."""
-    run()
-    taken: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(taken) < least or time.perf_counter() < end:
-        start = time.perf_counter()
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
-    return float(np.median(taken))

@@ -20,7 +20,7 @@ from conformance.equivalence.verdict import Verdict
 from conformance.errors import ConformanceError, UsageError
 from conformance.graph.tape import as_arguments
 from conformance.graph.trace import trace
-from conformance.method.budget import Budget, Cost, timed
+from conformance.method.budget import Budget, Cost, Kind
 from conformance.method.data import Data
 from conformance.method.ladder import Limits
 from conformance.method.masks import Masks
@@ -28,6 +28,7 @@ from conformance.method.protocol import DataNeed, Decision, Driver, Method
 from conformance.method.recipe import Recipe
 from conformance.method.run import Row, Run
 from conformance.method.task import Task
+from conformance.method.timing import in_turns
 from conformance.method.train import DENSE, FINETUNE, Keeper, Progress, train
 from conformance.method.units import Units, units
 from conformance.partition.build import partition
@@ -46,10 +47,11 @@ class Result:
     """What a run came to.
 
     model is the full-size model with the decision at zero; subnet the smaller one (for masks: the model).
-    removed gives the share of groups, parameters and multiply-adds that left (for masks: of weights); metrics the
-    task's figures by stage: `before` (as given, after dense training if any), `masked`, `subnet`, and `finetuned`
-    where the recipe says so. verdict is the field oracle's on model and subnet (None for masks: there is no
-    subnet). seconds add up by part of the run. state is what the method kept in `run.state`.
+    removed gives the share of groups, parameters and multiply-adds that left, and of the measured latency where the
+    budget is of that (for masks: of weights); metrics the task's figures by stage: `before` (as given, after dense
+    training if any), `masked`, `subnet`, and `finetuned` where the recipe says so. verdict is the field oracle's on
+    model and subnet (None for masks: there is no subnet). seconds add up by part of the run. state is what the method
+    kept in `run.state`.
     """
 
     method: Method
@@ -353,15 +355,18 @@ def nonzero(units: Units, choice: Selection) -> npt.NDArray[np.int64]:
 def _removed(run: Run, decision: Decision) -> dict[str, float]:
     if isinstance(decision, Masks):
         return {"weights": run.cost.removed("weights", decision)}
-    return {kind: run.cost.removed(kind, decision) for kind in ("groups", "params", "macs")}
+    kinds: list[Kind] = ["groups", "params", "macs"]
+    if run.budget.kind == "latency":
+        kinds.append("latency")
+    return {kind: run.cost.removed(kind, decision) for kind in kinds}
 
 
-def _latency(run: Run, choice: Selection | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+def _latency(run: Run, choice: Selection, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
     # What is only timed need not be proved: the subnet of the final choice is.
-    module = run.model if choice is None else next(candidates(run.model, choice)).module
-    module = copy.deepcopy(module).eval()
+    dense, subnet = (copy.deepcopy(module).eval() for module in (run.model, next(candidates(run.model, choice)).module))
     with torch.no_grad():
-        return timed(lambda: module(*args, **kwargs))
+        one, other = in_turns(lambda: dense(*args, **kwargs), lambda: subnet(*args, **kwargs), turns=101, seconds=1.0)
+    return float(np.median(other / one))
 
 
 def _key(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from conformance.method.timing import in_turns
 from reports.rows import Latency
 
 
@@ -26,18 +26,10 @@ def latency(
     after `seconds` with 7 at least.
     """
     modules = [copy.deepcopy(module).eval() for module in (dense, subnet)]
-    taken: list[list[float]] = [[], []]
     with torch.inference_mode():
-        for module in modules:
-            for _ in range(2):
-                _once(module, args, kwargs)
-        end = time.perf_counter() + seconds
-        for turn in range(turns):
-            if turn >= 7 and time.perf_counter() > end:
-                break
-            for which in (0, 1) if turn % 2 == 0 else (1, 0):
-                taken[which].append(_once(modules[which], args, kwargs))
-    one, other = (np.array(times) for times in taken)
+        one, other = in_turns(
+            lambda: modules[0](*args, **kwargs), lambda: modules[1](*args, **kwargs), turns=turns, seconds=seconds
+        )
     ratio, low, high = ratio_interval(one, other)
     return Latency(
         batch=batch, turns=len(one),
@@ -54,14 +46,6 @@ def ratio_interval(one: np.ndarray, other: np.ndarray, draws: int = 2000) -> tup
     medians = np.median(ratios[rng.integers(0, ratios.size, (draws, ratios.size))], axis=1)
     low, high = np.quantile(medians, [0.025, 0.975])
     return float(np.median(ratios)), float(low), float(high)
-
-
-def _once(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
-    start = time.perf_counter()
-    module(*args, **kwargs)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def peak_memory(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

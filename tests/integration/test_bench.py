@@ -277,11 +277,10 @@ class TestMeasure:
         assert low == pytest.approx(3)
         assert high == pytest.approx(3)
 
-    def test_turns_end_with_their_number_or_their_time(self):
+    def test_a_row_of_times(self):
         net = torch.nn.Linear(4, 4)
         found = latency(net, net, (torch.randn(8, 4),), {}, batch=8, turns=9, seconds=60)
         assert (found.turns, found.batch) == (9, 8)
-        assert latency(net, net, (torch.randn(8, 4),), {}, batch=8, turns=1000, seconds=0).turns == 7
         assert found.throughput == pytest.approx(8 / found.subnet_p50)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import conformance as pc
 from conformance.errors import UsageError
@@ -243,12 +245,32 @@ def test_an_unreachable_budget_names_the_range():
         prune(Norm(), budget=Budget("macs", 0.99))
 
 
-def test_a_latency_budget_is_measured():
-    torch.manual_seed(0)
-    wide = nn.Sequential(nn.Linear(32, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 4))
-    result = run(Norm(), wide, torch.randn(64, 32), budget=Budget("latency", 0.3))
-    assert result.removed["macs"] > 0.05
+def test_a_latency_budget_is_met_by_the_clock(monkeypatch):
+    """The clock is one that counts multiply-adds: it says the same on every machine, however busy."""
+
+    def by_work(one, other, **_):
+        figures = []
+        for call in (one, other):
+            with FlopCounterMode(display=False) as counter:
+                call()
+            figures.append(np.array([float(counter.get_total_flops())]))
+        return tuple(figures)
+
+    monkeypatch.setattr("conformance.method.host.in_turns", by_work)
+    result = prune(Norm(), budget=Budget("latency", 0.3))
     assert result.holds
+    assert result.removed["latency"] == pytest.approx(result.removed["macs"])
+    rung_below = prune(Norm(), budget=Budget("macs", 0.3)).removed
+    assert 0.3 <= result.removed["latency"] == pytest.approx(rung_below["macs"])
+
+
+def test_a_latency_budget_runs_on_the_real_clock():
+    """How much leaves is the machine's to say; what leaves is exact, and its time was measured."""
+    result = prune(Norm(), budget=Budget("latency", 0.0))
+    assert result.holds
+    assert result.removed["latency"] < 1
+    with pytest.raises(UsageError, match=r"latency=0.999 cannot be reached"):
+        prune(Norm(), budget=Budget("latency", 0.999))
 
 
 def test_methods_that_need_data_want_a_task():

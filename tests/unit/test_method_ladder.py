@@ -290,7 +290,7 @@ def test_latency_is_measured_once_for_each_selection():
 
     def latency(choice):
         asked.append(choice)
-        return 2.0 if choice is None else 2.0 - len(choice) / groups.count
+        return 1 - len(choice) / (2 * groups.count)
 
     cost = Cost(groups, latency)
     steps = ladder(groups, np.arange(groups.count + 1.0))
@@ -301,4 +301,4 @@ def test_latency_is_measured_once_for_each_selection():
     assert cost.removed("latency", steps.selection(step)) >= 0.2
     assert len(asked) == number
     with pytest.raises(UsageError, match="latency"):
-        Cost(groups).seconds(None)
+        Cost(groups).time(steps.selection(1))
