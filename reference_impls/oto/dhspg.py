@@ -68,15 +68,12 @@ class DHSPG(HalfSpace):
             return
         if self.steps == self.start_step:
             before = self.remember()
-            with self.penalised(None):
-                self.base.step()
+            self.moved(self.rows.nothing)
             found = products(self.rows, before, self.direction(before))
             self._choose(dhspg_redundancy(found, self.rows.units.sizes.to(found.xx), self._free))
             motion = Motion.of_copies(self._active, before, self._memory)
         else:
-            motion = self.watched(self._active)
-            with self.penalised(None):
-                self.base.step()
+            motion = self.moved(self._active)
         self._push(motion)
 
     def _choose(self, redundancy: torch.Tensor) -> None:
@@ -108,7 +105,7 @@ class DHSPG(HalfSpace):
         xx = inner + scale * (cross + scale * length)
         xd = xm - decay * xx
         dd = mm - 2 * decay * xm + decay.square() * xx
-        squares, xd, dd, inner, weighted = (lines.total(line) for line in (xx, xd, dd, inner, rate * xx))
+        squares, xd, dd, inner, weighted = lines.totals((xx, xd, dd, inner, rate * xx))
         norm = squares.sqrt()
         push = torch.where(self._flags, self._penalties(norm, xd, dd) / (norm + 1e-8), 0)
         spread = zip(lines.spread(push), rates, strict=True)

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from conformance.errors import UsageError
+from reference_impls.oto.blocks import Blocks, Terms
 from reference_impls.oto.motion import Bound, Memory, Motion
 from reference_impls.oto.quota import Quota
-from reference_impls.oto.rows import Lines, Member, Rows
-from reference_impls.oto.wrapper import SparseOptimizer, decoupled
+from reference_impls.oto.rows import Lines, Rows
+from reference_impls.oto.wrapper import SparseOptimizer, adds_decay
 
 
 class HalfSpace(SparseOptimizer):
@@ -45,6 +46,7 @@ class HalfSpace(SparseOptimizer):
         self.epsilon, self.complete, self.seed = epsilon, complete, seed
         self.met = quota.empty
         self._memory = Memory()
+        self.blocks = Blocks(base)
 
     # -- the old point -------------------------------------------------------------------------
 
@@ -65,9 +67,17 @@ class HalfSpace(SparseOptimizer):
                     found[id(tensor)] = tensor.grad, float(group["lr"])
         return found
 
-    def watched(self, lines: Lines) -> Motion:
-        """To be made before a penalised step: what will be known of these members after it."""
-        return Motion.before(lines, self.shifts(), lambda tensor: self.state[tensor]["momentum_buffer"], self._memory)
+    def moved(self, lines: Lines, coefficient: torch.Tensor | None = None) -> Motion:
+        """The base's step, and what it has done to these members; gradients get coefficient[g] * x of each group g."""
+        terms, fitting = self._terms(coefficient), self.blocks.fitting()
+        motion = Motion.before(lines, self.shifts(), self._buffer, self._memory, fitting)
+        with self.blocks.ahead(motion, fitting, terms), self._penalised(terms):
+            self.base.step()
+        return motion
+
+    def _buffer(self, tensor: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.state[tensor]["momentum_buffer"]
+        return found
 
     @property
     def completing(self) -> bool:
@@ -99,22 +109,29 @@ class HalfSpace(SparseOptimizer):
 
     # -- penalties in the gradient -------------------------------------------------------------
 
+    def _terms(self, coefficient: torch.Tensor | None) -> Terms:
+        """What gradients get where they get more than decay."""
+        terms: Terms = {}
+        if coefficient is None:
+            return terms
+        decays = {
+            id(tensor): group["weight_decay"]
+            for group in self.param_groups
+            if adds_decay(self.base, group)
+            for tensor in group["params"]
+        }
+        for member, term in zip(self.rows.members, self.rows.spread(coefficient), strict=True):
+            decay = decays.pop(id(member.tensor), 0)  # in the first term of each
+            terms.setdefault(id(member.tensor), []).append(term + decay if decay else term)
+        return terms
+
     @contextlib.contextmanager
-    def penalised(self, coefficient: torch.Tensor | None, *, measured: bool = False) -> Iterator[list[torch.Tensor]]:
-        """Around the base's step: gradients get coefficient[g] * x for the vector x of each group g.
+    def _penalised(self, terms: Terms) -> Iterator[None]:
+        """Around the base's step: gradients get their terms.
 
         Weight decay that the base would add to the gradient is added here, in place, in the same pass: what the
-        base computes stays the same to the bit, and its temporaries are saved. Where it is `measured`, yields the
-        norms of what the base is given at each position, a line a member (zeros where there is no gradient).
+        base computes stays the same to the bit, and its temporaries are saved.
         """
-        members = self.rows.members
-        spread: dict[int, list[torch.Tensor]] = {}
-        if coefficient is not None:
-            for member, term in zip(members, self.rows.spread(coefficient), strict=True):
-                spread.setdefault(id(member.tensor), []).append(term)
-        simple = (number for number, one in enumerate(members) if one.alone and not one.dim and one.tensor.ndim > 1)
-        numbers = {id(members[number].tensor): number for number in simple} if measured else {}
-        found: dict[int, torch.Tensor] = {}
         decays = [(group, group["weight_decay"]) for group in self.param_groups if adds_decay(self.base, group)]
         for group in self.param_groups:
             decay = group["weight_decay"] if adds_decay(self.base, group) else 0
@@ -122,21 +139,14 @@ class HalfSpace(SparseOptimizer):
             for tensor in group["params"]:
                 if tensor.grad is None:
                     continue
-                terms = spread.get(id(tensor), [])
-                if terms and decay:
-                    terms[0] = terms[0] + decay
-                if id(tensor) in numbers:
-                    number = numbers[id(tensor)]
-                    found[number] = _added(members[number], terms[0] if terms else None, decay, sign)
-                    continue
-                if decay and not terms:
+                if decay and id(tensor) not in terms:
                     tensor.grad.add_(tensor, alpha=sign * decay)
-                for term in terms:
+                for term in terms.get(id(tensor), ()):
                     tensor.grad.addcmul_(tensor, term, value=sign)
         try:
             for group, _ in decays:
                 group["weight_decay"] = 0
-            yield [found[n] if n in found else _lengths(m) for n, m in enumerate(members)] if measured else []
+            yield
         finally:
             for group, decay in decays:
                 group["weight_decay"] = decay
@@ -147,33 +157,3 @@ class HalfSpace(SparseOptimizer):
         """What follows from the groups gone."""
         del saved
         self.met = self.quota.met(self.gone)
-
-
-def adds_decay(base: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
-    """Whether the base adds weight_decay * x to the gradient before anything else, as far as is known of it."""
-    known = type(base) in (torch.optim.SGD, torch.optim.Adam)
-    return known and not decoupled(group) and group["weight_decay"] != 0
-
-
-def _added(member: Member, term: torch.Tensor | None, decay: float, sign: int) -> torch.Tensor:
-    """Penalty and decay of one parameter added to its gradient, and the norms of the gradient's rows after it."""
-    tensor, gradient = member.tensor, member.tensor.grad
-    assert gradient is not None
-    parts = []
-    for where in member.pieces():
-        rows = gradient[where]
-        if term is not None:
-            rows.addcmul_(tensor[where], term[where], value=sign)
-        elif decay:
-            rows.add_(tensor[where], alpha=sign * decay)
-        parts.append(torch.linalg.vector_norm(rows.flatten(1), dim=1))
-    return torch.cat(parts)
-
-
-def _lengths(member: Member) -> torch.Tensor:
-    """Norms of the gradient at each position, 0 without one."""
-    gradient = member.tensor.grad
-    if gradient is None:
-        return member.tensor.new_zeros(member.tensor.shape[member.dim])
-    others = [dim for dim in range(gradient.ndim) if dim != member.dim]
-    return torch.linalg.vector_norm(gradient, dim=others) if others else gradient.abs()

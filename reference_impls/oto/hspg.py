@@ -12,7 +12,6 @@ from conformance.partition.groups import KINDS
 from reference_impls.oto.halfspace import HalfSpace
 from reference_impls.oto.motion import Motion
 from reference_impls.oto.quota import Quota
-from reference_impls.oto.reach import Reach
 from reference_impls.oto.rows import Rows
 from reference_impls.oto.wrapper import Loss
 
@@ -55,7 +54,6 @@ class HSPG(HalfSpace):
         self._kind = torch.tensor([KINDS.index(kind) if kind else 0 for kind in rows.units.groups.kinds])
         self.epsilons = torch.full((len(KINDS),), epsilon, dtype=torch.float64)
         self._last = 0.0
-        self.reach = Reach(base, rows)
         self._after: torch.Tensor | None = None
         self._written: list[tuple[int, int]] = []
 
@@ -65,24 +63,15 @@ class HSPG(HalfSpace):
         if self.quota.empty:
             self.base.step()
             return
-        rows = self.rows
         squares = self._squares()
         testing = self.steps >= self.start_step and not self.met
-        # Completion ranks all groups by where the step takes them; otherwise most can be told not to leave at all.
-        screened = testing and self.reach.known and not self.completing
-        motion = self.watched(rows) if testing and not screened else None
         pushed = torch.where(self._open & (squares > 0), self.penalty / (squares.sqrt() + 1e-6), 0)
-        epsilon = self.epsilons[self._kind].to(squares)
-        near = self._open
-        with self.penalised(pushed if self.penalty else None, measured=screened and self.reach.linear) as lengths:
-            if screened:
-                near = near & (squares > 0) & self.reach.near(squares, epsilon, lengths)
-                motion = self.watched(rows.holding(near.numpy()))
-            self.base.step()
-        if motion is not None:
-            inner = self._inner(motion) if motion.lines.members else squares
-            # What is not near stays inside whatever the step was: as good as one that did not move it.
-            inner = torch.where(near, inner, squares) if screened else inner
+        # Norms for the next step come with the products; where blocks cannot be used, reading them is less.
+        watched = testing or self.blocks.usable
+        motion = self.moved(self.rows if watched else self.rows.nothing, pushed if self.penalty else None)
+        inner = self._inner(motion) if watched else squares
+        if testing:
+            epsilon = self.epsilons[self._kind].to(squares)
             at_zero = self._open & (squares == 0)
             self.project(self.leaving(inner, squares, epsilon) | at_zero, inner, squares, self._free)
             self._adapt()
@@ -95,19 +84,17 @@ class HSPG(HalfSpace):
         return self.rows.gather(self.rows.squares(self.rows.tensors()))
 
     def _inner(self, motion: Motion) -> torch.Tensor:
-        """<x_new, x_old> of every group that is looked at."""
+        """<x_new, x_old> of every group; ||x_new||^2 is kept for the next step."""
         found = motion.products(second=False)
-        if motion.lines is self.rows:
-            self._after = self.rows.total(found.new)
-        return motion.lines.total(found.new.addcmul_(found.scale, found.cross))
+        self._after, inner = self.rows.totals((found.new, found.new + found.scale * found.cross))
+        return inner
 
     def _writes(self) -> list[tuple[int, int]]:
         return [(tensor._version, tensor.data_ptr()) for tensor in self.rows.parameters]
 
     def settled(self) -> None:
-        """Remembers that x, and the base's state, are as the step left them."""
+        """Remembers that x is as the step left it."""
         self._written = self._writes() if self._after is not None else []
-        self.reach.settled()
 
     def _adapt(self) -> None:
         """The published rule, at the end of every adapt_every-th step of the second stage."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
 
 import torch
 
@@ -16,9 +15,6 @@ Bound = dict[int, tuple[torch.Tensor | None, float]]
 
 Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """A member's lines of <x_new, x_new>, <x_new, moved> and <moved, moved>."""
-
-_FEW = 0.45
-"""Up to which share of a tensor's rows writing to them alone takes less time than writing all."""
 
 
 class Memory:
@@ -32,8 +28,8 @@ class Memory:
         self._copies: dict[tuple[int, int], torch.Tensor] = {}
         self._room: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
 
-    def copy(self, member: Member) -> torch.Tensor:
-        """Of a parameter, or of its picked positions. Valid until the same is copied again."""
+    def copy(self, member: Member, *, fill: bool = True) -> torch.Tensor:
+        """Of a parameter, or of its picked positions; unwritten unless it is to `fill`. Good until its next copy."""
         tensor, key = member.tensor.detach(), (id(member.tensor), member.dim)
         held = self._copies.get(key)
         size = list(tensor.shape)
@@ -41,6 +37,8 @@ class Memory:
             size[0] = member.picks.numel()
         if held is None or list(held.shape) != size or held.dtype != tensor.dtype or held.device != tensor.device:
             held = self._copies[key] = torch.empty(size, dtype=tensor.dtype, device=tensor.device)
+        if not fill:
+            return held
         if member.picks is None:
             return held.copy_(tensor)
         return torch.index_select(tensor, 0, member.picks, out=held)
@@ -73,7 +71,8 @@ class Motion:
     """Made before the base's step, to be asked after it.
 
     Members of parameters in `known` follow from the step itself; of the others the old values are copied,
-    only at the positions that are looked at. buffer gives b of a parameter after the step.
+    only at the positions that are looked at. buffer gives b of a parameter after the step. later are the numbers
+    of members whose copies, if any, and products are left to whom steps them; measured holds those products.
     """
 
     lines: Lines
@@ -81,6 +80,8 @@ class Motion:
     copies: list[torch.Tensor | None]
     buffer: Callable[[torch.Tensor], torch.Tensor]
     memory: Memory
+    later: tuple[int, ...] = ()
+    measured: dict[int, Three] = field(default_factory=dict)
 
     @classmethod
     def before(
@@ -89,21 +90,28 @@ class Motion:
         known: Bound,
         buffer: Callable[[torch.Tensor], torch.Tensor],
         memory: Memory,
+        stepped: Collection[int] = (),
     ) -> Motion:
-        """Copy what has to be copied."""
+        """Copy what has to be copied; large members of parameters in `stepped`, by id, are left to whom steps those."""
+        picked = {id(member.tensor) for member in lines.members if member.picks is not None}
         copies: list[torch.Tensor | None] = []
         done: dict[int, torch.Tensor] = {}
-        for member in lines.members:
+        later = []
+        for number, member in enumerate(lines.members):
             key = id(member.tensor)
-            if member.alone and key in known:
+            left = member.tensor.ndim > 1 and key in stepped and key not in picked
+            if left:
+                later.append(number)
+            # What moves a stepped parameter is its buffer or nothing that lasts.
+            if member.alone and key in known and (key not in stepped or known[key][0] is None):
                 copies.append(None)
             elif member.picks is None and key in done:
                 copies.append(done[key])
             else:
-                copies.append(memory.copy(member))
+                copies.append(memory.copy(member, fill=not left))
                 if member.picks is None:
                     done[key] = copies[-1]  # type: ignore[assignment]
-        return cls(lines, known, copies, buffer, memory)
+        return cls(lines, known, copies, buffer, memory, tuple(later))
 
     @classmethod
     def of_copies(cls, lines: Lines, before: dict[int, torch.Tensor], memory: Memory) -> Motion:
@@ -122,7 +130,7 @@ class Motion:
 
     def products(self, *, second: bool) -> Products:
         """Each tensor is read once. second asks for <moved, moved> too."""
-        found = self._of_vectors()
+        found = self._of_vectors() | self.measured
         for number in range(len(self.lines.members)):
             if number not in found:
                 found[number] = self._of_rows(number, second=second)
@@ -174,18 +182,28 @@ class Motion:
 
         To be called once: it changes what `products` would find.
         """
-        for number, (factor, scale) in enumerate(zip(factors, self.scales(), strict=True)):
-            if factor is not None:
-                self._pull(number, factor, scale)
+        wanted = [number for number, factor in enumerate(factors) if factor is not None]
+        scales, vectors = self.scales(), [n for n in wanted if self.lines.members[n].tensor.ndim == 1]
+        if vectors:
+            new = [self.lines.members[number].tensor.detach() for number in vectors]
+            olds = [self._old_vector(number, scales[number]) for number in vectors]
+            torch._foreach_addcmul_(
+                new, olds, [factor for factor in map(factors.__getitem__, vectors) if factor is not None], value=-1
+            )
+        for number in reversed(wanted):  # what was stepped last is in the cache still
+            if number not in vectors:
+                self._pull(number, factors[number], scales[number])  # type: ignore[arg-type]
+
+    def _old_vector(self, number: int, scale: float) -> torch.Tensor:
+        copy = self.copies[number]
+        if copy is not None:
+            return copy
+        return torch.add(self.lines.members[number].tensor.detach(), self._whole_step(number), alpha=scale)
 
     def _pull(self, number: int, factor: torch.Tensor, scale: float) -> None:
         """x_old is the copy, or x_new + scale * b, which then is not written down."""
         member, copied, done = self.lines.members[number], self.copies[number] is not None, 0
         tensor = member.tensor.detach()
-        if not copied and member.picks is not None and member.picks.numel() > _FEW * tensor.shape[0]:
-            every = factor.new_zeros((tensor.shape[0], *factor.shape[1:]))
-            factor = every.index_copy_(0, member.picks, factor)
-            member = dataclasses.replace(member, picks=None)
         step = None if copied else self._whole_step(number)
         for where in member.pieces():
             count = where.stop - where.start if isinstance(where, slice) else where.numel()

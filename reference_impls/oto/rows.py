@@ -29,7 +29,10 @@ _CACHED = 1 << 18
 _RUN = 1 << 13
 """Bytes of consecutive rows from which on a core writes zeros run by run faster than row by row."""
 
-_MOST = 0.8
+_WIDE = 128
+"""Elements of a row from which on matrix products add them up faster."""
+
+_MOST = 0.35
 """Up to which share of its positions picking them out is less work than taking all."""
 
 
@@ -122,9 +125,15 @@ class Lines:
 
     def total(self, line: torch.Tensor) -> torch.Tensor:
         """A long line summed up a group."""
-        total = torch.segment_reduce(line[self._order], "sum", lengths=self._lengths, unsafe=True)
+        return self.totals([line])[0]
+
+    def totals(self, lines: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Long lines, each summed up a group."""
+        total = torch.segment_reduce(
+            torch.stack(list(lines), 1)[self._order], "sum", lengths=self._lengths, unsafe=True
+        )
         total[0] = 0
-        return total
+        return total.t().contiguous().unbind()
 
     def gather(self, lines: Sequence[torch.Tensor]) -> torch.Tensor:
         """One line a member, in their order, summed up a group."""
@@ -204,7 +213,13 @@ def row_dots(one: torch.Tensor, other: torch.Tensor, dim: int) -> torch.Tensor:
     if one is other and not dim:
         norms: torch.Tensor = torch.linalg.vector_norm(one, dim=others)
         return norms.square_()
-    if dim or rows % 2 or one.device.type != "cpu" or not (one.is_contiguous() and other.is_contiguous()):
+    if (
+        dim
+        or rows % 2
+        or one.numel() < _WIDE * rows
+        or one.device.type != "cpu"
+        or not (one.is_contiguous() and other.is_contiguous())
+    ):
         return (one * other).sum(others)
     # Pairs of rows as matrices: the matrix product reads both once, without a temporary of their size. Half of
     # its four results are not wanted, and still it is faster.
@@ -234,15 +249,8 @@ class Rows(Lines):
         wide = any(member.tensor.dtype is torch.float64 for member in members)
         device = next(iter(units.tensors.values())).device if units.tensors else torch.device("cpu")
         super().__init__(members, units.count, torch.float64 if wide else torch.float32, device)
-        self._nothing = Lines((), self.count, self.dtype, self.device)
+        self.nothing = Lines((), self.count, self.dtype, self.device)
         self.parameters = list({id(member.tensor): member.tensor for member in members}.values())
-
-    def holding(self, flags: npt.NDArray[np.bool_]) -> Lines:
-        """Whole members, those that hold one of these groups."""
-        found = [member for member in self.members if flags[member.groups].any()] if flags.any() else []
-        if not found:
-            return self._nothing
-        return Lines(found, self.count, self.dtype, self.device) if len(found) < len(self.members) else self
 
     def norms(self) -> torch.Tensor:
         """Euclidean norm of each group's vector."""

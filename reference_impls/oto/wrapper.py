@@ -185,6 +185,12 @@ def decoupled(group: dict[str, Any]) -> bool:
     return bool(group.get("decoupled_weight_decay", False))
 
 
+def adds_decay(base: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
+    """Whether the base adds weight_decay * x to the gradient before anything else, as far as is known of it."""
+    known = type(base) in (torch.optim.SGD, torch.optim.Adam)
+    return known and not decoupled(group) and group["weight_decay"] != 0
+
+
 def same_everywhere(left: Numbers, count: int, device: torch.device) -> Numbers:
     """The first process's choice, in all that train together: measured costs may differ between them."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:

@@ -20,6 +20,18 @@ BASES = {
 }
 
 
+def with_options(base, **options):
+    """The base, told more."""
+
+    def made(parameters):
+        plain = BASES[base](parameters)
+        for group in plain.param_groups:
+            group.update(options)
+        return plain
+
+    return made
+
+
 class Net(nn.Module):
     """A residual block and a convolution inside it: two axes, one of them over several tensors."""
 

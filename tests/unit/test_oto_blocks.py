@@ -1,0 +1,181 @@
+"""Steps made by blocks: the same as the base's, measured to the same products, and left to the base where they must."""
+
+from __future__ import annotations
+
+import oto_nets as on
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reference_impls.oto import DHSPG, HSPG, blocks
+from reference_impls.oto.blocks import Blocks
+from reference_impls.oto.motion import Motion
+
+BASES = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.05, weight_decay=1e-2),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, dampening=0.2),
+    "nesterov": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.8, nesterov=True, weight_decay=1e-2),
+    "ascent": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.5, weight_decay=1e-2, maximize=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=1e-2),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.3),
+    "amsgrad": lambda p: torch.optim.AdamW(p, lr=0.01, betas=(0.5, 0.99), amsgrad=True),
+    "fused": lambda p: torch.optim.AdamW(p, lr=0.01, fused=True),
+    "unfused": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-2, fused=False),
+}
+bases = pytest.mark.parametrize("base", BASES)
+NEAR = dict.fromkeys(("adam", "adamw", "amsgrad", "fused"), 0.995) | {"sgd": 0.93}
+"""Epsilons at which groups leave in a few steps."""
+METHODS = {
+    "hspg": (HSPG, {"start_step": 2, "penalty": 0.02}),
+    "dhspg": (DHSPG, {"start_step": 2, "penalty": 0.3}),
+}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Tensors of many blocks."""
+    monkeypatch.setattr(blocks, "_BLOCK", 16)
+
+
+def run(method, base, steps=10, without=False, silent=()):
+    """A net after some steps, its groups at zero after each, and what the base remembers."""
+    cls, options = METHODS[method]
+    model = on.net()
+    optimizer = on.wrapped(cls, model, BASES[base], epsilon=NEAR.get(base, 0.98), **options)
+    if without:
+        optimizer.blocks = Nothing(optimizer.base)
+    gone = []
+    for step in range(steps):
+        on.give_gradients(model, step)
+        for name, parameter in model.named_parameters():
+            if name in silent and step % 3 == 1:
+                parameter.grad = None
+        optimizer.step()
+        gone.append(optimizer.zero_groups.tolist())
+    held = {
+        f"{name}.{key}": torch.as_tensor(value).clone()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if value is not None
+    }
+    return on.state_of(model), gone, held
+
+
+class Nothing(Blocks):
+    """Nothing fits."""
+
+    usable = False
+
+
+def assert_close(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(
+            value, other[name], rtol=1e-9, atol=1e-12, msg=lambda text, name=name: f"{name} {text}"
+        )
+
+
+@bases
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("silent", [(), ("conv1.weight", "norm2.bias")], ids=["", "silent"])
+def test_a_run_is_the_same_as_with_steps_measured_afterwards(method, base, silent):
+    one, other = (run(method, base, without=without, silent=silent) for without in (False, True))
+    assert one[1] == other[1]
+    assert one[1][-1]
+    assert_close(one[0], other[0])
+    assert_close(one[2], other[2])
+
+
+@pytest.mark.parametrize("fault", ["rows", "count"])
+def test_a_block_that_is_left_out_or_counted_twice_shows(fault, monkeypatch):
+    """The comparison above can fail."""
+    if fault == "rows":
+        whole = blocks._pieces
+        monkeypatch.setattr(blocks, "_pieces", lambda tensor: whole(tensor)[:-1] or whole(tensor))
+    else:
+        monkeypatch.setattr(torch.Tensor, "clone", lambda self, **_: self if self.ndim == 0 else self + 0)
+    one, other = (run("hspg", "adamw", without=without) for without in (False, True))
+    with pytest.raises(AssertionError):
+        assert_close(one[0] | one[2], other[0] | other[2])
+
+
+@bases
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**16), scale=st.floats(1e-3, 10.0), block=st.sampled_from([2, 16, 100, 1 << 17]))
+def test_products_are_those_of_copies(base, seed, scale, block):
+    blocks._BLOCK = block
+    model = on.net(seed)
+    optimizer = on.wrapped(HSPG, model, BASES[base], start_step=0)
+    for step in range(3):
+        on.give_gradients(model, seed + step, scale)
+        before = {id(parameter): parameter.detach().clone() for parameter in model.parameters()}
+        motion = optimizer.moved(optimizer.rows)
+        found = motion.products(second=True)
+        wanted = Motion.of_copies(optimizer.rows, before, optimizer._memory).products(second=True)
+        assert bool(motion.measured) == (step > 0 or base == "sgd")
+        # Both tell the same three of x_new and x_old, each in its own scale.
+        torch.testing.assert_close(found.new, wanted.new, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found.scale * found.cross, wanted.cross, rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(found.scale.square() * found.length, wanted.length, rtol=1e-8, atol=1e-12)
+
+
+def usable(base, model=None):
+    model = on.net() if model is None else model
+    optimizer = on.wrapped(HSPG, model, base, start_step=0)
+    for step in range(2):
+        on.give_gradients(model, step)
+        optimizer.step()
+    return optimizer, optimizer.blocks.fitting()
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        lambda p: torch.optim.RMSprop(p, lr=0.01),
+        lambda p: torch.optim.SGD(p, lr=0.1, foreach=True),
+        lambda p: torch.optim.Adam(p, lr=torch.tensor(0.01), capturable=False),
+        type("Own", (torch.optim.SGD,), {}),
+    ],
+    ids=["rmsprop", "foreach", "lr tensor", "subclass"],
+)
+def test_other_bases_step_themselves(base):
+    optimizer, fitting = usable(base)
+    assert not optimizer.blocks.usable
+    assert not fitting
+
+
+def test_a_base_with_hooks_steps_itself():
+    optimizer, fitting = usable("momentum")
+    assert fitting
+    optimizer.base.register_step_post_hook(lambda *_: None)
+    assert not optimizer.blocks.usable
+
+
+def test_what_does_not_lie_row_by_row_is_left_to_the_base():
+    model = on.net().to(memory_format=torch.channels_last)
+    _, fitting = usable("momentum", model)
+    assert id(model.conv1.weight) not in fitting  # conv2 and conv3 have kernels of 1
+    assert id(model.fc.weight) in fitting
+    half, fitting = usable("momentum", on.net(dtype=torch.bfloat16))
+    assert half.blocks.usable
+    assert not fitting
+
+
+def test_gradients_are_back_whatever_happens(monkeypatch):
+    model = on.net()
+    optimizer = on.wrapped(HSPG, model, "momentum", start_step=0, penalty=0.0)
+    on.train(model, optimizer, 2)
+    on.give_gradients(model, 2)
+    given = [parameter.grad for parameter in model.parameters()]
+    seen = []
+
+    def fail():
+        seen.extend(parameter.grad for parameter in model.parameters())
+        raise RuntimeError("the base fails")
+
+    monkeypatch.setattr(optimizer.base, "step", fail)
+    with pytest.raises(RuntimeError, match="the base fails"):
+        optimizer.step()
+    assert all(gradient is None for gradient in seen)
+    assert all(parameter.grad is gradient for parameter, gradient in zip(model.parameters(), given, strict=True))
