@@ -72,10 +72,13 @@ def _plots(content: Mapping[str, Any]) -> dict[str, Any]:
         import matplotlib  # noqa: F401, ICN001 - only whether it is there
     except ImportError as error:
         raise UsageError("the plots need matplotlib: install the extra `bench`, or give --no-pictures") from error
-    from reports.leaderboard.figures import draw, draw_suite, drawable, suites
+    from reports.leaderboard.figures import draw, draw_suite, drawable, styles, suites
 
-    plots = {f"{name}.png": functools.partial(draw, boards) for name, boards in drawable(content).items()}
-    return plots | {f"{name}.png": functools.partial(draw_suite, all_of) for name, all_of in suites(content).items()}
+    style = styles(content)
+    plots = {f"{name}.png": functools.partial(draw, boards, style) for name, boards in drawable(content).items()}
+    return plots | {
+        f"{name}.png": functools.partial(draw_suite, all_of, style) for name, all_of in suites(content).items()
+    }
 
 
 def _earlier(output: Path) -> set[str]:

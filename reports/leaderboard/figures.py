@@ -17,6 +17,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 AXIS_NAMES = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 COLUMNS = 3
 DASHED = (0, (4, 3))
+Styles = Mapping[str, tuple[str, str]]
+"""Colour and marker by label."""
 _SETTING = ("suite", "division", "task", "dataset", "metric", "model")
 
 
@@ -55,33 +57,32 @@ def _named(text: str, where: Sequence[str]) -> str:
     return f"{words[:80]}-{hashlib.sha256(repr(tuple(where)).encode()).hexdigest()[:6]}"
 
 
-def styles(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each label; random pruning is grey."""
-    rest = [label for label in labels if label != "random"]
+def styles(content: Mapping[str, Any]) -> Styles:
+    """Colour and marker of each label, the same on the page and in all pictures; random pruning is grey."""
+    labels = sorted({entry["label"] for board in content["boards"] for entry in board["entries"]} - {"random"})
     given = {
         label: (COLOURS[number % (len(COLOURS) - 1)], MARKERS[number // (len(COLOURS) - 1) % len(MARKERS)])
-        for number, label in enumerate(rest)
+        for number, label in enumerate(labels)
     }
     return given | {"random": (COLOURS[-1], "o")}
 
 
-def draw(boards: Sequence[Mapping[str, Any]], path: Path) -> None:
+def draw(boards: Sequence[Mapping[str, Any]], style: Styles, path: Path) -> None:
     """One setting, in a panel for each cost; bars are one standard deviation over seeds, the line is the front.
 
     Entries that are not ranked because they failed or are not proved are left out; those with few seeds are hollow.
     """
-    entries, style = _entries(boards), _style([boards])
+    entries = _entries(boards)
     with _figure(path, 1, len(AXES), sharey=True) as (figure, panels):
         for panel, axis in zip(panels, AXES, strict=True):
             _panel(panel, entries, axis, style, boards[0]["dense"]["mean"])
         panels[0].set_ylabel(boards[0]["metric"])
         figure.suptitle(f"{boards[0]['model']} on {boards[0]['task']} ({boards[0]['division']} division)")
-        _legend(figure, style)
+        _legend(figure, entries, style)
 
 
-def draw_suite(all_of: Sequence[Sequence[Mapping[str, Any]]], path: Path) -> None:
+def draw_suite(all_of: Sequence[Sequence[Mapping[str, Any]]], style: Styles, path: Path) -> None:
     """All settings of a suite against MACs, a panel each, as `draw` does. Each panel has a scale of its own."""
-    style = _style(all_of)
     with _figure(path, -(-len(all_of) // COLUMNS), min(len(all_of), COLUMNS), sharey=False) as (figure, panels):
         for panel, boards in zip(panels, all_of, strict=False):
             _panel(panel, _entries(boards), AXES[0], style, boards[0]["dense"]["mean"])
@@ -90,17 +91,11 @@ def draw_suite(all_of: Sequence[Sequence[Mapping[str, Any]]], path: Path) -> Non
         for panel in panels[len(all_of) :]:
             panel.set_axis_off()
         figure.suptitle(f"suite {all_of[0][0]['suite']} ({all_of[0][0]['division']} division)")
-        _legend(figure, style)
+        _legend(figure, [entry for boards in all_of for entry in _entries(boards)], style)
 
 
 def _entries(boards: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [entry for board in boards for entry in board["entries"] if entry["conforming"]]
-
-
-def _style(all_of: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, tuple[str, str]]:
-    labels = sorted({entry["label"] for boards in all_of for entry in _entries(boards)})
-    found = styles(labels)
-    return {label: found[label] for label in labels}
 
 
 @contextlib.contextmanager
@@ -120,12 +115,12 @@ def _figure(path: Path, rows: int, columns: int, *, sharey: bool) -> Iterator[tu
         plt.close(figure)
 
 
-def _legend(figure: Any, style: Mapping[str, tuple[str, str]]) -> None:
+def _legend(figure: Any, entries: Sequence[Mapping[str, Any]], style: Styles) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
         Line2D([], [], color=colour, marker=marker, linestyle="", label=label)
-        for label, (colour, marker) in sorted(style.items())
+        for label, (colour, marker) in sorted((label, style[label]) for label in {entry["label"] for entry in entries})
     ]
     handles.append(Line2D([], [], color="#222222", linewidth=1.2, label="Pareto front"))
     handles.append(Line2D([], [], color="#555555", linewidth=0.9, linestyle=DASHED, label="dense"))
@@ -136,7 +131,7 @@ def _panel(
     panel: Any,
     entries: Sequence[Mapping[str, Any]],
     axis: str,
-    style: Mapping[str, tuple[str, str]],
+    style: Styles,
     dense: float | None,
 ) -> None:
     panel.set_xlabel(f"{AXIS_NAMES[axis]}, % of dense")

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from reports.leaderboard.document import letters
 from reports.leaderboard.entries import LEVELS, budget_order
-from reports.leaderboard.figures import settings, styles
+from reports.leaderboard.figures import Styles, settings, styles
 from reports.leaderboard.published import published
 from reports.leaderboard.runs import folder_of, run_page
 from reports.leaderboard.text import number, percent, percent_spread, place, possible, times, with_spread
@@ -78,6 +78,7 @@ def _environment(title: str) -> jinja2.Environment:
 def _index(content: Mapping[str, Any]) -> dict[str, Any]:
     boards = content["boards"]
     labels = sorted({entry["label"] for board in boards for entry in board["entries"]})
+    style = styles(content)
     first = boards[0] if boards else dict.fromkeys(("suite", "division", "task", "model", "budget"), "")
     choices = {
         name: [(value, value) for value in sorted({board[name] for board in boards}, key=budget_order)]
@@ -90,11 +91,11 @@ def _index(content: Mapping[str, Any]) -> dict[str, Any]:
         "choices": choices,
         "needs": _NEEDS,
         "sorts": _SORTS,
-        "plot": {"settings": [_points(group, styles(labels)) for group in settings(content).values()]},
+        "plot": {"settings": [_points(group, style) for group in settings(content).values()]},
     }
 
 
-def _points(boards: Sequence[Mapping[str, Any]], style: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+def _points(boards: Sequence[Mapping[str, Any]], style: Styles) -> dict[str, Any]:
     first = boards[0]
     told = {name: first[name] for name in ("suite", "division", "task", "model", "metric")}
     points = [_point(board, entry, style) for board in boards for entry in board["entries"] if entry["conforming"]]
@@ -102,7 +103,7 @@ def _points(boards: Sequence[Mapping[str, Any]], style: Mapping[str, tuple[str, 
     return told | {"dense": dense[0] if dense else None, "points": points}
 
 
-def _point(board: Mapping[str, Any], entry: Mapping[str, Any], style: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+def _point(board: Mapping[str, Any], entry: Mapping[str, Any], style: Styles) -> dict[str, Any]:
     colour, marker = style[entry["label"]]
     return {
         "label": entry["label"],

@@ -15,7 +15,7 @@ from reports.leaderboard.boards import make_boards
 from reports.leaderboard.charts import chart, thinned, ticks
 from reports.leaderboard.command import leaderboard
 from reports.leaderboard.document import as_json, document
-from reports.leaderboard.figures import drawable, settings, suites
+from reports.leaderboard.figures import drawable, settings, styles, suites
 from reports.leaderboard.overall import make_overall
 from reports.leaderboard.published import published
 from reports.leaderboard.text import as_csv, markdown
@@ -457,6 +457,15 @@ def test_a_suite_of_several_models_has_a_picture_of_all():
     ((name, all_of),) = suites(made).items()
     assert "-closed-" in name
     assert sorted(boards[0]["model"] for boards in all_of) == ["handmade:conv-net", "timm:odd"]
+
+
+def test_a_method_looks_the_same_in_every_picture():
+    made = content([*seeds("l1", 0.9), *seeds("random", 0.8), *seeds("l2", 0.7, model="timm:odd", verdict="different")])
+    style = styles(made)
+    labels = {entry["label"] for board in made["boards"] for entry in board["entries"]}
+    assert labels == set(style)
+    assert len(set(style.values())) == len(labels) == 3
+    assert style["random"][0] == "#7a7a7a"
 
 
 def test_no_rows_are_said(tmp_path):
