@@ -52,7 +52,8 @@ class WholeWidth(torch.nn.Module):
         self.training = norm.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        (x,) = tensors_in((args, kwargs))
+        plain = len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor)  # the usual call, without a search
+        (x,) = args if plain else tensors_in((args, kwargs))
         env: dict[int, Any] = {self.call.taken: x}
         env |= {index: getattr(self, name) for index, name in self.call.state.items()}
         for function, step_args, step_kwargs, outputs in self.call.steps:

@@ -28,7 +28,7 @@ def pad_end(x: torch.Tensor, dims: Sequence[int], sizes: Sequence[int]) -> torch
     pads = [0] * (2 * x.ndim)
     for dim, size in zip(dims, sizes, strict=True):
         pads[2 * (x.ndim - 1 - dim % x.ndim) + 1] = size - x.shape[dim]
-    return aten.constant_pad_nd.default(x, pads) if any(pads) else x
+    return torch.constant_pad_nd(x, pads) if any(pads) else x
 
 
 def _cut(x: torch.Tensor, dims: Sequence[int], like: torch.Tensor) -> torch.Tensor:
@@ -42,7 +42,7 @@ def layer_norm(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """native_layer_norm as over `sizes` positions, the missing ones zero. weight and bias have x's sizes."""
     dims = range(-len(sizes), 0)
-    made, mean, scale = aten.native_layer_norm.default(pad_end(x, dims, sizes), sizes, None, None, eps)
+    made, mean, scale = torch.native_layer_norm(pad_end(x, dims, sizes), sizes, None, None, eps)
     made = _cut(made, dims, x)
     return _affine(made, weight, bias), mean, scale
 
@@ -52,7 +52,7 @@ def rms_norm(
 ) -> torch.Tensor:
     """rms_norm as over `sizes` positions."""
     dims = range(-len(sizes), 0)
-    made: torch.Tensor = aten.rms_norm.default(pad_end(x, dims, sizes), sizes, None, eps)
+    made: torch.Tensor = torch.rms_norm(pad_end(x, dims, sizes), sizes, None, eps)
     return _affine(_cut(made, dims, x), weight, None)
 
 
@@ -72,9 +72,7 @@ def group_norm(
     parts = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
     whole = pad_end(parts, [2], [channels]).flatten(1, 2)
     space = math.prod(x.shape[2:])
-    made, mean, scale = aten.native_group_norm.default(
-        whole, None, None, x.shape[0], groups * channels, space, groups, eps
-    )
+    made, mean, scale = torch.native_group_norm(whole, None, None, x.shape[0], groups * channels, space, groups, eps)
     made = _cut(made.view(x.shape[0], groups, channels, *x.shape[2:]), [2], parts).reshape(x.shape)
     shape = [1, -1, *[1] * (x.ndim - 2)]
     own = (None if tensor is None else tensor.view(shape) for tensor in (weight, bias))
@@ -94,8 +92,9 @@ def moments(op: Any, x: torch.Tensor, dims: list[int], sizes: list[int], argumen
 
 
 def _affine(x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None) -> torch.Tensor:
-    if weight is not None:
-        x = x * weight
+    if weight is not None and bias is not None:
+        return torch.addcmul(bias, x, weight)  # x is read once
+    x = x if weight is None else x * weight
     return x if bias is None else x + bias
 
 

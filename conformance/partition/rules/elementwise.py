@@ -126,7 +126,7 @@ def div(p: Pass, call: Call) -> list[Dims]:
     ]
 
 
-@rule("add", "sub", "rsub", "maximum", "minimum", "fmax", "fmin", "lerp", "addcmul", "logical_or", "bitwise_or",
+@rule("add", "sub", "rsub", "maximum", "minimum", "fmax", "fmin", "lerp", "logical_or", "bitwise_or",
       "logical_xor", "hypot", "atan2", "copysign", "where")  # fmt: skip
 def add(p: Pass, call: Call) -> list[Dims]:
     """Every operand must be zero; a number added to all positions is not."""
@@ -145,6 +145,19 @@ def add(p: Pass, call: Call) -> list[Dims]:
 
 def _sign_of(labels: Labels, sign: Labels) -> Labels:
     return labels if is_fixed(sign) else zero_if(labels, sign > 0)
+
+
+@rule("addcmul")
+def addcmul(p: Pass, call: Call) -> list[Dims]:
+    """self + value * tensor1 * tensor2: zero where the first is, and a factor."""
+    dims = broadcast(p, call.tensors, call.shape, "none")
+    own = broadcast(p, call.tensors[:1], call.shape, "all")
+    product = broadcast(p, call.tensors[1:], call.shape, "any")
+    signs = zip(dims, own, product, strict=True)
+    return [[
+        labels if is_fixed(one) or is_fixed(other) else zero_if(labels, (one > 0) & (other > 0))
+        for labels, one, other in signs
+    ]]  # fmt: skip
 
 
 @rule("addcdiv")
