@@ -13,9 +13,6 @@ ROWS = read_rows(DOCS / "reproduction" / "rows.jsonl")
 PRUNED = [row for row in ROWS if row.method != "dense"]
 DENSE = {(row.model, row.seed): row for row in ROWS if row.method == "dense"}
 
-MISSED = {("small:densenet", "hesso"), ("small:densenet", "dhspg")}
-"""The page says so."""
-
 
 def cells(row):
     dense = DENSE[row.model, row.seed]
@@ -37,9 +34,8 @@ HALVED = [row for row in PRUNED if row.budget == "groups=0.5"]
 
 
 @pytest.mark.parametrize("row", HALVED, ids=lambda row: f"{row.model} {row.method}")
-def test_half_of_the_groups_cost_a_point_at_most_or_are_told(row):
-    missed = row.value < DENSE[row.model, row.seed].value - 0.01
-    assert missed == ((row.model, row.method) in MISSED)
+def test_half_of_the_groups_cost_a_point_at_most(row):
+    assert row.value >= DENSE[row.model, row.seed].value - 0.01
 
 
 def test_the_page_shows_these_rows():
