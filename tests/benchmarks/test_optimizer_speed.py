@@ -90,7 +90,8 @@ def test_beside_the_base(benchmark, row, spec, case):
 
 MISSED = (
     ("torchvision:resnet50", "HESSO, groups at zero"),
+    ("torchvision:resnet50", "HSPG, first stage"),
     ("torchvision:resnet50", "HSPG, projecting"),
-    *((spec, "DHSPG, penalising") for spec in MODELS),
+    ("torchvision:resnet50", "DHSPG, penalising"),
 )
-"""Told in docs/performance.md; the row says that the goal is missed."""
+"""At or above their goals, in some runs or all: told in docs/performance.md, and rows say where a goal is missed."""
