@@ -122,7 +122,14 @@
   });
   form.addEventListener("input", show);
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => window.setTimeout(() => { order = { column: "", descending: false }; sort(); show(); }));
+  // The event comes before the fields are empty; the method returns after it.
+  form.querySelector("button[type=reset]").addEventListener("click", (event) => {
+    event.preventDefault();
+    form.reset();
+    order = { column: "", descending: false };
+    sort();
+    show();
+  });
   form.hidden = false;
   recall();
   window.addEventListener("load", show);
