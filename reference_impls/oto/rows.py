@@ -296,7 +296,7 @@ class Fills:
         self._pointers = [tensor.data_ptr() for tensor, _, _ in self._places]
         self._runs: list[torch.Tensor] = []
         self._scattered: list[Place] = []
-        for tensor, dim, positions in self._places:
+        for tensor, dim, positions in reversed(self._places):  # what was stepped last is in the cache still
             line = positions.cpu().numpy()
             starts = np.flatnonzero(np.diff(line, prepend=-2) != 1)
             long = (
