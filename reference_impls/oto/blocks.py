@@ -113,7 +113,7 @@ class Blocks:
         assert gradient is not None
         held: dict[str, Any] = self.base.state.get(members[0].tensor, {})
         stepping = Stepping(self._without_decay(group) if terms else group)
-        products = [Products(tensor, member.dim) for member in members]
+        products = [BlockProducts(tensor, member.dim) for member in members]
         count = held.get("step")
         for where in _pieces(tensor):
             new, slope = tensor[where], gradient[where]
@@ -202,7 +202,7 @@ class Stepping:
             sgd(tensors, slopes, buffers, **self._given)
 
 
-class Products:
+class BlockProducts:
     """<x_new, x_new>, <x_new, moved> and <moved, moved> at each position of one dimension, block by block."""
 
     def __init__(self, tensor: torch.Tensor, dim: int) -> None:
