@@ -57,8 +57,7 @@ class DHSPG(HalfSpace):
         self.start_step, self.penalty, self.amplify, self.cap = start_step, penalty, amplify, cap
         self.tolerance = tolerance
         self.penalised_groups = np.zeros(rows.count + 1, dtype=bool)
-        self._active = rows.with_groups(self.penalised_groups)
-        self._flags = torch.zeros(rows.count + 1, dtype=torch.bool, device=rows.device)
+        self._active_members()
 
     def update(self, loss: Loss | None) -> None:
         """A step of the base, and what is redundant pushed towards zero."""
@@ -68,13 +67,15 @@ class DHSPG(HalfSpace):
             return
         if self.steps == self.start_step:
             before = self.remember()
-            self.moved(self.rows.nothing)
+            self.moved(None)
             found = products(self.rows, before, self.direction(before))
             self._choose(dhspg_redundancy(found, self.rows.units.sizes.to(found.xx), self._free))
-            motion = Motion.of_copies(self._active, before, self._memory)
+            self._motion.copied(before)
+            self._push()
+            self._buffers.clear()
         else:
-            motion = self.moved(self._active)
-        self._push(motion)
+            self.moved(self._motion)
+            self._push()
 
     def _choose(self, redundancy: torch.Tensor) -> None:
         """The penalised set: by the ladder at the budget and a tolerance, or all that may leave if that is less."""
@@ -89,27 +90,27 @@ class DHSPG(HalfSpace):
     def _active_members(self) -> None:
         flags = self.penalised_groups & ~self.gone
         self._flags = torch.from_numpy(flags).to(self.rows.device)
-        self._active = self.rows.with_groups(flags)
+        self._motion = Motion(self.rows.with_groups(flags), self._memory)
 
-    def _push(self, motion: Motion) -> None:
+    def _push(self) -> None:
         """Penalty and projection, from the positions that hold penalised groups."""
-        lines = motion.lines
+        lines = self._motion.lines
         rates, decays = self._rates(lines)
-        found = motion.products(second=True)
+        found = self._motion.products()
         new, cross, length, scale = found.new, found.cross, found.length, found.scale
-        inner = new + scale * cross
+        moved = cross + scale * length
         # From the motion to d: divided by lr where it was copied, and without decoupled decay.
-        shrink = lines.repeated([a / b if b else 0.0 for a, b in zip(motion.scales(), rates, strict=True)])
-        decay, rate = lines.repeated(decays), lines.repeated(rates)
-        xm, mm = (cross + scale * length) * shrink, length * shrink.square()
-        xx = inner + scale * (cross + scale * length)
-        xd = xm - decay * xx
-        dd = mm - 2 * decay * xm + decay.square() * xx
+        shrink = lines.shared([a / b if b else 0.0 for a, b in zip(self._motion.scales(), rates, strict=True)])
+        decay, rate = lines.shared(decays), lines.shared(rates)
+        inner = new + scale * cross
+        xx = inner + scale * moved
+        xd, dd = moved * shrink, length * (shrink * shrink)
+        dd = dd - 2 * decay * xd + decay * decay * xx
+        xd = xd - decay * xx
         squares, xd, dd, inner, weighted = lines.totals((xx, xd, dd, inner, rate * xx))
         norm = squares.sqrt()
         push = torch.where(self._flags, self._penalties(norm, xd, dd) / (norm + 1e-8), 0)
-        spread = zip(lines.spread(push), rates, strict=True)
-        motion.pull([part * rate if rate else None for part, rate in spread])
+        self._motion.pull(push, rate)
         # Where a parameter's rows and columns are of different groups both may shrink it; each is tested on its own.
         inner = inner - push * weighted
         before = self.gone.sum()

@@ -11,6 +11,7 @@ from conformance.errors import UsageError
 from reference_impls.oto.quota import Numbers, Quota
 from reference_impls.oto.rows import Place, Rows, scale_
 from reference_impls.oto.saliency import Criteria, hesso_scores, products
+from reference_impls.oto.stepping import Stepping
 from reference_impls.oto.wrapper import Loss, SparseOptimizer, same_everywhere
 
 
@@ -22,6 +23,7 @@ class Fading(SparseOptimizer):
         super().__init__(base, rows, quota)
         self.fading: Numbers = np.zeros(0, dtype=np.int64)
         self._fading_places: list[Place] = []
+        self.stepping = Stepping(base)
 
     def fade(self, groups: Numbers) -> None:
         """These groups fade from now on, and no others."""
@@ -96,13 +98,16 @@ class Periods(Fading):
         """A step of the base, fading after it; the first step of a period picks what fades."""
         del loss
         period, place = divmod(self.steps - self.start_step, self.length)
-        if self.quota.empty or not 0 <= period < self.periods:
+        if self.quota.empty or period < 0:
             self.base.step()
+            return
+        if period >= self.periods:
+            self.stepping.step()
             return
         if place == 0:
             self._pick(self.scored_step(), period)
         else:
-            self.base.step()
+            self.stepping.step()
         fading = max(self.length - 1, 1)
         if place < fading:
             self.faded(place + 1, fading)

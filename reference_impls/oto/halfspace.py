@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from conformance.errors import UsageError
-from reference_impls.oto.blocks import Blocks, Terms
-from reference_impls.oto.motion import Bound, Memory, Motion
+from reference_impls.oto.motion import Bound, Figures, Memory, Motion
 from reference_impls.oto.quota import Quota
-from reference_impls.oto.rows import Lines, Rows
+from reference_impls.oto.rows import Rows
+from reference_impls.oto.stepping import Stepping
 from reference_impls.oto.wrapper import SparseOptimizer, adds_decay
 
 
@@ -46,12 +46,18 @@ class HalfSpace(SparseOptimizer):
         self.epsilon, self.complete, self.seed = epsilon, complete, seed
         self.met = quota.empty
         self._memory = Memory()
-        self.blocks = Blocks(base)
+        self.stepping = Stepping(base)
+        self._numbers: dict[int, list[int]] = {}
+        for number, member in enumerate(rows.members):
+            self._numbers.setdefault(id(member.tensor), []).append(number)
 
     # -- the old point -------------------------------------------------------------------------
 
-    def shifts(self) -> Bound:
-        """Before a penalised step: for parameters whose step will be x - lr * b, what says b, and lr, by id."""
+    def shifts(self, *, penalised: bool) -> Bound:
+        """Before a step: for parameters whose step will be x - lr * b, what says b, and lr, by id.
+
+        In a penalised step the gradient has the decay in it.
+        """
         found: Bound = {}
         if type(self.base) is not torch.optim.SGD:
             return found
@@ -63,17 +69,16 @@ class HalfSpace(SparseOptimizer):
                     continue
                 if group["momentum"]:
                     found[id(tensor)] = None, float(group["lr"])
-                elif not group["maximize"]:
+                elif not group["maximize"] and (penalised or not group["weight_decay"]):
                     found[id(tensor)] = tensor.grad, float(group["lr"])
         return found
 
-    def moved(self, lines: Lines, coefficient: torch.Tensor | None = None) -> Motion:
-        """The base's step, and what it has done to these members; gradients get coefficient[g] * x of each group g."""
-        terms, fitting = self._terms(coefficient), self.blocks.fitting()
-        motion = Motion.before(lines, self.shifts(), self._buffer, self._memory, fitting)
-        with self.blocks.ahead(motion, fitting, terms), self._penalised(terms):
-            self.base.step()
-        return motion
+    def moved(self, motion: Motion | None, coefficient: torch.Tensor | None = None) -> None:
+        """The base's step, which `motion` is told of; gradients get coefficient[g] * x of each group g."""
+        if motion is not None:
+            motion.before(self.shifts(penalised=coefficient is not None), self._buffer)
+        with self._penalised(coefficient):
+            self.stepping.step()
 
     def _buffer(self, tensor: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = self.state[tensor]["momentum_buffer"]
@@ -109,47 +114,44 @@ class HalfSpace(SparseOptimizer):
 
     # -- penalties in the gradient -------------------------------------------------------------
 
-    def _terms(self, coefficient: torch.Tensor | None) -> Terms:
-        """What gradients get where they get more than decay."""
-        terms: Terms = {}
-        if coefficient is None:
-            return terms
-        decays = {
-            id(tensor): group["weight_decay"]
-            for group in self.param_groups
-            if adds_decay(self.base, group)
-            for tensor in group["params"]
-        }
-        for member, term in zip(self.rows.members, self.rows.spread(coefficient), strict=True):
-            decay = decays.pop(id(member.tensor), 0)  # in the first term of each
-            terms.setdefault(id(member.tensor), []).append(term + decay if decay else term)
-        return terms
-
     @contextlib.contextmanager
-    def _penalised(self, terms: Terms) -> Iterator[None]:
-        """Around the base's step: gradients get their terms.
+    def _penalised(self, coefficient: torch.Tensor | None) -> Iterator[None]:
+        """Around the base's step: gradients get coefficient[g] * x, in place.
 
-        Weight decay that the base would add to the gradient is added here, in place, in the same pass: what the
-        base computes stays the same to the bit, and its temporaries are saved.
+        Weight decay that the base would add to the gradient is added with it in the same pass: what the base computes
+        stays the same to the bit, and its temporaries are saved.
         """
-        decays = [(group, group["weight_decay"]) for group in self.param_groups if adds_decay(self.base, group)]
+        if coefficient is None:
+            yield
+            return
+        decays = {id(group): group["weight_decay"] for group in self.param_groups if adds_decay(self.base, group)}
+        terms = self.rows.spread(coefficient, plus=self._decays(decays))
         for group in self.param_groups:
-            decay = group["weight_decay"] if adds_decay(self.base, group) else 0
-            sign = -1 if group.get("maximize", False) else 1
+            sign, decay = -1 if group.get("maximize", False) else 1, decays.get(id(group), 0)
             for tensor in group["params"]:
+                numbers = self._numbers.get(id(tensor), ())
                 if tensor.grad is None:
                     continue
-                if decay and id(tensor) not in terms:
+                if decay and not numbers:
                     tensor.grad.add_(tensor, alpha=sign * decay)
-                for term in terms.get(id(tensor), ()):
-                    tensor.grad.addcmul_(tensor, term, value=sign)
+                for number in numbers:
+                    tensor.grad.addcmul_(tensor, terms[number], value=sign)
+        decaying = [group for group in self.param_groups if id(group) in decays]
         try:
-            for group, _ in decays:
+            for group in decaying:
                 group["weight_decay"] = 0
             yield
         finally:
-            for group, decay in decays:
-                group["weight_decay"] = decay
+            for group in decaying:
+                group["weight_decay"] = decays[id(group)]
+
+    def _decays(self, decays: dict[int, float]) -> Figures:
+        """What the base would decay by, at the first member of every parameter; decays are by the param_group's id."""
+        held, found = self._group_of(), [0.0] * len(self.rows.members)
+        for key, numbers in self._numbers.items():
+            group = held.get(key)
+            found[numbers[0]] = 0.0 if group is None else float(decays.get(id(group), 0))
+        return self.rows.shared(found)
 
     # -- state ---------------------------------------------------------------------------------
 

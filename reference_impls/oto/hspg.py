@@ -54,6 +54,7 @@ class HSPG(HalfSpace):
         self._kind = torch.tensor([KINDS.index(kind) if kind else 0 for kind in rows.units.groups.kinds])
         self.epsilons = torch.full((len(KINDS),), epsilon, dtype=torch.float64)
         self._last = 0.0
+        self._motion = Motion(rows, self._memory)
         self._after: torch.Tensor | None = None
         self._written: list[tuple[int, int]] = []
 
@@ -66,10 +67,10 @@ class HSPG(HalfSpace):
         squares = self._squares()
         testing = self.steps >= self.start_step and not self.met
         pushed = torch.where(self._open & (squares > 0), self.penalty / (squares.sqrt() + 1e-6), 0)
-        # Norms for the next step come with the products; where blocks cannot be used, reading them is less.
-        watched = testing or self.blocks.usable
-        motion = self.moved(self.rows if watched else self.rows.nothing, pushed if self.penalty else None)
-        inner = self._inner(motion) if watched else squares
+        # Norms for the next step come with the products; where steps are not made here, reading them is less.
+        watched = testing or self.stepping.usable
+        self.moved(self._motion if watched else None, pushed if self.penalty else None)
+        inner = self._inner() if watched else squares
         if testing:
             epsilon = self.epsilons[self._kind].to(squares)
             at_zero = self._open & (squares == 0)
@@ -79,14 +80,14 @@ class HSPG(HalfSpace):
     def _squares(self) -> torch.Tensor:
         """||x_g||^2 before the step: what the step before has found after it, if nobody has written to x since."""
         known, self._after = self._after, None
-        if known is not None and self._written == self._writes():
-            return torch.where(self._open, known, 0)
-        return self.rows.gather(self.rows.squares(self.rows.tensors()))
+        if known is None or self._written != self._writes():
+            known = self._motion.lines.total(self._motion.squares())
+        return torch.where(self._open, known, 0)
 
-    def _inner(self, motion: Motion) -> torch.Tensor:
+    def _inner(self) -> torch.Tensor:
         """<x_new, x_old> of every group; ||x_new||^2 is kept for the next step."""
-        found = motion.products(second=False)
-        self._after, inner = self.rows.totals((found.new, found.new + found.scale * found.cross))
+        found = self._motion.products()
+        self._after, inner = self._motion.lines.totals((found.new, found.new + found.scale * found.cross))
         return inner
 
     def _writes(self) -> list[tuple[int, int]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -13,8 +14,8 @@ from reference_impls.oto.rows import Lines, Member, Where, row_dots, row_grams
 Bound = dict[int, tuple[torch.Tensor | None, float]]
 """For parameters, by id, whose step is x - lr * b: what says b (None: the base's momentum buffer), and lr."""
 
-Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""A member's lines of <x_new, x_new>, <x_new, moved> and <moved, moved>."""
+Figures = float | torch.Tensor
+"""One for all positions, or a long line of them."""
 
 
 class Memory:
@@ -28,17 +29,13 @@ class Memory:
         self._copies: dict[tuple[int, int], torch.Tensor] = {}
         self._room: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
 
-    def copy(self, member: Member, *, fill: bool = True) -> torch.Tensor:
-        """Of a parameter, or of its picked positions; unwritten unless it is to `fill`. Good until its next copy."""
+    def copy(self, member: Member) -> torch.Tensor:
+        """Of a parameter, or of its picked positions, laid out as it is. Good until its next copy."""
         tensor, key = member.tensor.detach(), (id(member.tensor), member.dim)
         held = self._copies.get(key)
-        size = list(tensor.shape)
-        if member.picks is not None:
-            size[0] = member.picks.numel()
-        if held is None or list(held.shape) != size or held.dtype != tensor.dtype or held.device != tensor.device:
-            held = self._copies[key] = torch.empty(size, dtype=tensor.dtype, device=tensor.device)
-        if not fill:
-            return held
+        like = tensor if member.picks is None else tensor.narrow(0, 0, member.picks.numel())
+        if held is None or _unlike(held, like):
+            held = self._copies[key] = torch.empty_like(like)
         if member.picks is None:
             return held.copy_(tensor)
         return torch.index_select(tensor, 0, member.picks, out=held)
@@ -53,112 +50,130 @@ class Memory:
         return held[:number].view(size)
 
 
+def _unlike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether one cannot hold what the other does."""
+    pairs = [(some.shape, some.stride(), some.dtype, some.device) for some in (one, other)]
+    return pairs[0] != pairs[1]
+
+
 @dataclass(frozen=True)
 class Products:
-    """Long lines of <x_new, x_new>, <x_new, moved> and <moved, moved>, and the scale of `moved` at each position.
+    """Long lines of <x_new, x_new>, <x_new, moved> and <moved, moved>, and the scale of `moved`.
 
-    x_old = x_new + scale * moved. The last of the three is empty where it was not asked for.
+    x_old = x_new + scale * moved.
     """
 
     new: torch.Tensor
     cross: torch.Tensor
     length: torch.Tensor
-    scale: torch.Tensor
+    scale: Figures
 
 
-@dataclass(frozen=True)
 class Motion:
-    """Made before the base's step, to be asked after it.
+    """Asked after each step of the base what it has done to these members; told before it (`before`).
 
-    Members of parameters in `known` follow from the step itself; of the others the old values are copied,
-    only at the positions that are looked at. buffer gives b of a parameter after the step. later are the numbers
-    of members whose copies, if any, and products are left to whom steps them; measured holds those products.
+    Members of parameters whose step is x - lr * b follow from the step itself; of the others the old values are
+    copied, only at the positions that are looked at.
     """
 
-    lines: Lines
-    known: Bound
-    copies: list[torch.Tensor | None]
-    buffer: Callable[[torch.Tensor], torch.Tensor]
-    memory: Memory
-    later: tuple[int, ...] = ()
-    measured: dict[int, Three] = field(default_factory=dict)
+    def __init__(self, lines: Lines, memory: Memory) -> None:
+        """For these members, to be used step after step; `lines` here has those of one dimension first."""
+        members = sorted(lines.members, key=lambda member: member.tensor.ndim != 1)
+        self.lines, self.memory = Lines(members, lines.count, lines.dtype, lines.device), memory
+        self._figures = self.lines.line(3)
+        self._lines = list(zip(*(torch.split(line, self.lines.sizes) for line in self._figures), strict=True))
+        self._vectors = [number for number, member in enumerate(members) if member.tensor.ndim == 1]
+        self._matrices = range(len(self._vectors), len(members))
+        self._short = self._figures[:, : sum(self.lines.sizes[: len(self._vectors)])]
+        self._rows = [None if member.dim else member.rows() for member in members]
+        self._flats: dict[int, tuple[Any, tuple[Any, ...] | None]] = {}
+        self._known: Bound = {}
+        self._buffer: Callable[[torch.Tensor], torch.Tensor] = _unasked
+        self._copies: list[torch.Tensor | None] = [None] * len(members)
 
-    @classmethod
-    def before(
-        cls,
-        lines: Lines,
-        known: Bound,
-        buffer: Callable[[torch.Tensor], torch.Tensor],
-        memory: Memory,
-        stepped: Collection[int] = (),
-    ) -> Motion:
-        """Copy what has to be copied; large members of parameters in `stepped`, by id, are left to whom steps those."""
-        picked = {id(member.tensor) for member in lines.members if member.picks is not None}
-        copies: list[torch.Tensor | None] = []
+    def before(self, known: Bound, buffer: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Copy what has to be copied.
+
+        known says which parameters' steps tell themselves, and buffer gives b of a parameter after the step.
+        """
+        self._known, self._buffer = known, buffer
         done: dict[int, torch.Tensor] = {}
-        later = []
-        for number, member in enumerate(lines.members):
+        for number, member in enumerate(self.lines.members):
             key = id(member.tensor)
-            left = member.tensor.ndim > 1 and key in stepped and key not in picked
-            if left:
-                later.append(number)
-            # What moves a stepped parameter is its buffer or nothing that lasts.
-            if member.alone and key in known and (key not in stepped or known[key][0] is None):
-                copies.append(None)
+            if member.alone and key in known:
+                self._copies[number] = None
             elif member.picks is None and key in done:
-                copies.append(done[key])
+                self._copies[number] = done[key]
             else:
-                copies.append(memory.copy(member, fill=not left))
+                copy = self._copies[number] = self.memory.copy(member)
                 if member.picks is None:
-                    done[key] = copies[-1]  # type: ignore[assignment]
-        return cls(lines, known, copies, buffer, memory, tuple(later))
+                    done[key] = copy
 
-    @classmethod
-    def of_copies(cls, lines: Lines, before: dict[int, torch.Tensor], memory: Memory) -> Motion:
-        """From copies of whole parameters, by id."""
-        whole = [before[id(member.tensor)] for member in lines.members]
-        copies = [
-            old if member.picks is None else member.take(old, member.picks)
-            for member, old in zip(lines.members, whole, strict=True)
-        ]
-        return cls(lines, {}, list(copies), lambda tensor: tensor, memory)
+    def copied(self, before: dict[int, torch.Tensor]) -> None:
+        """After a step: from copies of whole parameters, by id."""
+        self._known = {}
+        for number, member in enumerate(self.lines.members):
+            old = before[id(member.tensor)]
+            self._copies[number] = old if member.picks is None else member.take(old, member.picks)
 
     def scales(self) -> list[float]:
         """One a member: x_old = x_new + scale * moved."""
-        pairs = zip(self.lines.members, self.copies, strict=True)
-        return [self.known[id(member.tensor)][1] if copy is None else 1.0 for member, copy in pairs]
+        pairs = zip(self.lines.members, self._copies, strict=True)
+        return [self._known[id(member.tensor)][1] if copy is None else 1.0 for member, copy in pairs]
 
-    def products(self, *, second: bool) -> Products:
-        """Each tensor is read once. second asks for <moved, moved> too."""
-        found = self._of_vectors() | self.measured
-        for number in range(len(self.lines.members)):
-            if number not in found:
-                found[number] = self._of_rows(number, second=second)
-        ordered = [found[number] for number in range(len(self.lines.members))]
-        new, cross = (self.lines.joined([three[place] for three in ordered]) for place in (0, 1))
-        length = self.lines.joined([three[2] for three in ordered] if second else [])
-        return Products(new, cross, length, self.lines.repeated(self.scales()))
+    # -- measuring -----------------------------------------------------------------------------
 
-    def _of_vectors(self) -> dict[int, Three]:
+    def products(self) -> Products:
+        """Each tensor is read once. Valid until the next step."""
+        self._measure_vectors()
+        jobs = []
+        for number in reversed(self._matrices):  # what was stepped last is in the cache still
+            flat = self._flat(number)
+            if flat is None:
+                self._measure_rows(number)
+            else:
+                jobs.append((*flat, *(line.numpy() for line in self._lines[number])))
+        if jobs:
+            _compiled().run(_compiled().products, jobs)
+        new, cross, length = self._figures
+        return Products(new, cross, length, self.lines.shared(self.scales()))
+
+    def squares(self) -> torch.Tensor:
+        """A long line of <x, x> as x is now: the same bits as `products` has of it."""
+        self.copied({id(member.tensor): member.tensor.detach() for member in self.lines.members})
+        return self.products().new
+
+    def _flat(self, number: int) -> tuple[Any, ...] | None:
+        """What compiled loops take of a member: x, its step or copy, rows, which of the two; None where they cannot."""
+        x, copy, rows = self.lines.members[number].tensor, self._copies[number], self._rows[number]
+        step = self._whole_step(number) if copy is None else copy
+        pointers = x.data_ptr(), step.data_ptr(), copy is None
+        held = self._flats.get(number)
+        if held is None or held[0] != pointers:
+            fits = rows is not None and x.device.type == "cpu" and x.dtype is self.lines.dtype is step.dtype
+            found = _compiled().as_rows(x, step) if fits else None
+            held = self._flats[number] = pointers, None if found is None else (*found, rows, copy is not None)
+        return held[1]
+
+    def _measure_vectors(self) -> None:
         """Products of all members of one dimension at once: there are many, and all are short."""
-        numbers = [number for number, member in enumerate(self.lines.members) if member.tensor.ndim == 1]
-        if not numbers:
-            return {}
-        tensors = [self.lines.members[number].tensor.detach() for number in numbers]
+        if not self._vectors:
+            return
+        tensors = [self.lines.members[number].tensor.detach() for number in self._vectors]
         moved = []
-        for number, tensor in zip(numbers, tensors, strict=True):
-            copy = self.copies[number]
-            moved.append(self._step(number, slice(None)) if copy is None else copy - tensor)
-        new, step = (torch.cat(list(some)).to(self.lines.dtype) for some in (tensors, moved))
-        sizes = [tensor.numel() for tensor in tensors]
-        lines = [torch.split(line, sizes) for line in (new * new, new * step, step * step)]
-        return {number: (lines[0][place], lines[1][place], lines[2][place]) for place, number in enumerate(numbers)}
+        for number, tensor in zip(self._vectors, tensors, strict=True):
+            copy = self._copies[number]
+            moved.append(self._whole_step(number) if copy is None else copy - tensor)
+        new, step = (torch.cat(some).to(self.lines.dtype) for some in (tensors, moved))
+        for pair, out in zip(((new, new), (new, step), (step, step)), self._short, strict=True):
+            torch.mul(*pair, out=out)
 
-    def _of_rows(self, number: int, *, second: bool) -> Three:
-        """Products of one member, a piece at a time; the last stands for nothing unless it is asked for."""
-        member, parts = self.lines.members[number], []
+    def _measure_rows(self, number: int) -> None:
+        """Products of one member, a piece at a time."""
+        member = self.lines.members[number]
+        parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         tensor = member.tensor.detach()
-        together = second and not member.dim and tensor.device.type == "cpu" and tensor.element_size() > 2
+        together = not member.dim and tensor.device.type == "cpu" and tensor.element_size() > 2
         for where, old in self._pieces(number):
             if together:
                 count = where.stop - where.start if isinstance(where, slice) else where.numel()
@@ -172,43 +187,52 @@ class Motion:
                 continue
             new = member.take(tensor, where)
             moved = self._step(number, where) if old is None else old - new
-            dots = row_dots(new, new, member.dim), row_dots(new, moved, member.dim)
-            parts.append((*dots, row_dots(moved, moved, member.dim) if second else dots[1]))
-        one, two, three = (member.whole(list(lines)) for lines in zip(*parts, strict=True))
-        return one, two, three
+            dots = row_dots(new, new, member.dim), row_dots(new, moved, member.dim), row_dots(moved, moved, member.dim)
+            parts.append(dots)
+        for line, found in zip(self._lines[number], zip(*parts, strict=True), strict=True):
+            line.copy_(member.whole(list(found)))
 
-    def pull(self, factors: list[torch.Tensor | None]) -> None:
-        """x_new loses factor * x_old; one tensor of factors a member, shaped to broadcast, None for nothing.
+    # -- pulling -------------------------------------------------------------------------------
+
+    def pull(self, figures: torch.Tensor, rates: Figures) -> None:
+        """x_new loses figures[g] * rate * x_old at the positions of each group g.
 
         To be called once: it changes what `products` would find.
         """
-        wanted = [number for number, factor in enumerate(factors) if factor is not None]
-        scales, vectors = self.scales(), [n for n in wanted if self.lines.members[n].tensor.ndim == 1]
-        if vectors:
-            new = [self.lines.members[number].tensor.detach() for number in vectors]
-            olds = [self._old_vector(number, scales[number]) for number in vectors]
-            torch._foreach_addcmul_(
-                new, olds, [factor for factor in map(factors.__getitem__, vectors) if factor is not None], value=-1
-            )
-        for number in reversed(wanted):  # what was stepped last is in the cache still
-            if number not in vectors:
-                self._pull(number, factors[number], scales[number])  # type: ignore[arg-type]
+        factors, scales = self.lines.spread(figures, rates), self.scales()
+        if self._vectors:
+            new = [self.lines.members[number].tensor.detach() for number in self._vectors]
+            olds = self._old_vectors(new, scales)
+            torch._foreach_addcmul_(new, olds, [factors[number] for number in self._vectors], value=-1)
+        jobs = []
+        for number in self._matrices:  # what was measured last is
+            flat = self._flat(number)
+            if flat is None:
+                self._pull(number, factors[number], scales[number])
+            else:
+                jobs.append((*flat, factors[number].flatten().numpy(), scales[number]))
+        if jobs:
+            _compiled().run(_compiled().pull, jobs)
 
-    def _old_vector(self, number: int, scale: float) -> torch.Tensor:
-        copy = self.copies[number]
-        if copy is not None:
-            return copy
-        return torch.add(self.lines.members[number].tensor.detach(), self._whole_step(number), alpha=scale)
+    def _old_vectors(self, new: list[torch.Tensor], scales: list[float]) -> list[torch.Tensor]:
+        """x_old of the members of one dimension."""
+        moving = [place for place, number in enumerate(self._vectors) if self._copies[number] is None]
+        found = dict(enumerate(self._copies[number] for number in self._vectors))
+        if moving:
+            steps = [self._whole_step(self._vectors[place]) for place in moving]
+            olds = torch._foreach_mul(steps, [scales[self._vectors[place]] for place in moving])
+            torch._foreach_add_(olds, [new[place] for place in moving])
+            found |= dict(zip(moving, olds, strict=True))
+        return [old for old in found.values() if old is not None]
 
     def _pull(self, number: int, factor: torch.Tensor, scale: float) -> None:
         """x_old is the copy, or x_new + scale * b, which then is not written down."""
-        member, copied, done = self.lines.members[number], self.copies[number] is not None, 0
+        member, copy, done = self.lines.members[number], self._copies[number], 0
         tensor = member.tensor.detach()
-        step = None if copied else self._whole_step(number)
+        step = self._whole_step(number) if copy is None else None
         for where in member.pieces():
             count = where.stop - where.start if isinstance(where, slice) else where.numel()
             part = factor if member.dim else factor.narrow(0, done, count)
-            copy = self.copies[number]
             if isinstance(where, slice):
                 new = tensor[where]
                 if step is None:
@@ -223,11 +247,13 @@ class Motion:
                 tensor.index_add_(0, where, old.mul_(part), alpha=-1)
             done += count
 
+    # -- the step ------------------------------------------------------------------------------
+
     def _whole_step(self, number: int) -> torch.Tensor:
         """b of a parameter."""
         tensor = self.lines.members[number].tensor
-        known, _ = self.known[id(tensor)]
-        return self.buffer(tensor) if known is None else known
+        known, _ = self._known[id(tensor)]
+        return self._buffer(tensor) if known is None else known
 
     def _step(self, number: int, where: Where) -> torch.Tensor:
         """b at these positions."""
@@ -235,7 +261,7 @@ class Motion:
 
     def _pieces(self, number: int) -> Iterator[tuple[Where, torch.Tensor | None]]:
         """Positions, and what was there before; None where that follows from the step."""
-        member, copy, done = self.lines.members[number], self.copies[number], 0
+        member, copy, done = self.lines.members[number], self._copies[number], 0
         for where in member.pieces():
             if copy is None:
                 yield where, None
@@ -244,3 +270,15 @@ class Motion:
             else:  # picks are copied in their order
                 yield where, copy.narrow(0, done, where.numel())
                 done += where.numel()
+
+
+def _compiled() -> Any:
+    """The compiled loops, imported when they are first needed: it takes half a second."""
+    from reference_impls.oto import compiled
+
+    return compiled
+
+
+def _unasked(tensor: torch.Tensor) -> torch.Tensor:
+    """Stands for the buffer of a step that was not announced."""
+    raise RuntimeError(f"nothing is known of a step of a parameter of shape {tuple(tensor.shape)}")

@@ -32,7 +32,7 @@ _RUN = 1 << 13
 _WIDE = 128
 """Elements of a row from which on matrix products add them up faster."""
 
-_MOST = 0.35
+_MOST = 0.9
 """Up to which share of its positions picking them out is less work than taking all."""
 
 
@@ -64,6 +64,10 @@ class Member:
             return self
         picks = torch.from_numpy(places).to(self.tensor.device)
         return dataclasses.replace(self, groups=self.groups[places], picks=picks)
+
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The positions that are looked at, one for each entry of `groups`."""
+        return np.arange(self.groups.size) if self.picks is None else self.picks.cpu().numpy()
 
     def pieces(self) -> list[Where]:
         """The tensor's rows, on a CPU so few at a time that what is computed of them stays in a core's cache."""
@@ -102,7 +106,8 @@ class Lines:
     def __init__(self, members: Sequence[Member], count: int, dtype: torch.dtype, device: torch.device) -> None:
         self.members, self.count, self.dtype, self.device = list(members), count, dtype, device
         groups = [member.groups for member in self.members]
-        self._sizes = [line.size for line in groups]
+        self.sizes = [line.size for line in groups]
+        """How many positions each member has."""
         self._index = torch.from_numpy(np.concatenate(groups) if groups else np.zeros(0, dtype=np.int64)).to(device)
         self._order = torch.argsort(self._index, stable=True)
         self._lengths = torch.bincount(self._index, minlength=count + 1)
@@ -112,6 +117,10 @@ class Lines:
         """A figure for every group."""
         return torch.zeros(self.count + 1, dtype=self.dtype, device=self.device)
 
+    def line(self, count: int) -> torch.Tensor:
+        """So many long lines: unwritten, of shape (count, positions)."""
+        return torch.empty(count, sum(self.sizes), dtype=self.dtype, device=self.device)
+
     def joined(self, lines: Sequence[torch.Tensor]) -> torch.Tensor:
         """One line a member, in their order, as one long line."""
         if not lines:
@@ -120,8 +129,12 @@ class Lines:
 
     def repeated(self, figures: Sequence[float]) -> torch.Tensor:
         """One number a member as a long line."""
-        line = np.repeat(np.asarray(figures, dtype=np.float64), self._sizes)
+        line = np.repeat(np.asarray(figures, dtype=np.float64), self.sizes)
         return torch.from_numpy(line).to(self.device, self.dtype)
+
+    def shared(self, figures: Sequence[float]) -> torch.Tensor | float:
+        """One number a member: itself where it is the same for all, else as a long line."""
+        return figures[0] if len(set(figures)) == 1 else self.repeated(figures)
 
     def total(self, line: torch.Tensor) -> torch.Tensor:
         """A long line summed up a group."""
@@ -139,12 +152,21 @@ class Lines:
         """One line a member, in their order, summed up a group."""
         return self.total(self.joined(lines))
 
-    def spread(self, figures: torch.Tensor) -> list[torch.Tensor]:
-        """A figure a group as one a position, for each member shaped to broadcast against its tensor."""
-        line = torch.split(figures[self._index], self._sizes)
+    def spread(
+        self, figures: torch.Tensor, times: torch.Tensor | float = 1.0, plus: torch.Tensor | float = 0.0
+    ) -> list[torch.Tensor]:
+        """A figure a group as one a position, for each member shaped to broadcast against its tensor.
+
+        times and plus are a factor and a summand, for all positions or long lines.
+        """
+        line = figures[self._index]
+        if isinstance(times, torch.Tensor) or times != 1:
+            line = line * times
+        if isinstance(plus, torch.Tensor) or plus:
+            line = line + plus
         return [
             part.view(shape) if part.dtype is member.tensor.dtype else part.to(member.tensor.dtype).view(shape)
-            for member, part, shape in zip(self.members, line, self._shapes, strict=True)
+            for member, part, shape in zip(self.members, torch.split(line, self.sizes), self._shapes, strict=True)
         ]
 
     def tensors(self) -> list[torch.Tensor]:
@@ -176,7 +198,7 @@ class Lines:
         if not places:
             return ()
         one, other = (torch.cat([some[place] for place in places]).to(self.dtype) for some in (ones, others))
-        lines: Sequence[torch.Tensor] = torch.split(one * other, [self._sizes[place] for place in places])
+        lines: Sequence[torch.Tensor] = torch.split(one * other, [self.sizes[place] for place in places])
         return lines
 
     def grams(
@@ -249,7 +271,6 @@ class Rows(Lines):
         wide = any(member.tensor.dtype is torch.float64 for member in members)
         device = next(iter(units.tensors.values())).device if units.tensors else torch.device("cpu")
         super().__init__(members, units.count, torch.float64 if wide else torch.float32, device)
-        self.nothing = Lines((), self.count, self.dtype, self.device)
         self.parameters = list({id(member.tensor): member.tensor for member in members}.values())
 
     def norms(self) -> torch.Tensor:

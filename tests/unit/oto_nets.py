@@ -53,12 +53,17 @@ def net(seed=0, dtype=torch.float64, norm=True):
     return Net(norm).to(dtype)
 
 
+GROUPS = {}
+"""Traced once: groups follow from the architecture alone."""
+
+
 def groups_of(model):
-    dtype = next(model.parameters()).dtype
-    modes = model.training
-    groups = pc.partition(pc.trace(model.eval(), torch.randn(2, 3, 6, 6, dtype=dtype)))
-    model.train(modes)
-    return groups
+    dtype, modes = next(model.parameters()).dtype, model.training
+    key = type(model), dtype, type(model.norm1)
+    if key not in GROUPS:
+        GROUPS[key] = pc.partition(pc.trace(model.eval(), torch.randn(2, 3, 6, 6, dtype=dtype)))
+        model.train(modes)
+    return GROUPS[key]
 
 
 def wrapped(made, model, base="momentum", budget="groups=0.5", limits=None, **options):

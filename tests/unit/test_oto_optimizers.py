@@ -14,7 +14,7 @@ import conformance as pc
 from conformance.errors import UsageError
 from conformance.method import Limits
 from conformance.method.store import load_tree, save_tree
-from reference_impls.oto import DHSPG, HESSO, HESSOCRIC, HSPG, AdaHSPG, Cycles, Rows, blocks
+from reference_impls.oto import DHSPG, HESSO, HESSOCRIC, HSPG, AdaHSPG, Cycles, Rows
 
 MAKERS = {
     "hspg": (HSPG, {"start_step": 10, "epsilon": 0.5, "penalty": 0.01, "complete": (50, 60)}),
@@ -60,9 +60,8 @@ def test_before_it_starts_it_is_the_base_bit_for_bit(name, base):
 
 
 @pytest.mark.parametrize("base", ["sgd", "momentum", "adam", "adamw"])
-def test_a_step_that_is_watched_is_the_bases_bit_for_bit(base, monkeypatch):
-    """HSPG adds decay itself and steps by blocks: with no penalty and nothing to project it shows."""
-    monkeypatch.setattr(blocks, "_BLOCK", 16)
+def test_a_step_that_is_watched_is_the_bases_bit_for_bit(base):
+    """HSPG adds decay itself and steps by torch's functions: with no penalty and nothing to project it shows."""
     unfused = on.with_options(base, fused=False)
     one, other = on.net(dtype=torch.float32), on.net(dtype=torch.float32)
     on.train(one, on.wrapped(HSPG, one, unfused, start_step=100, penalty=0.0), 15)

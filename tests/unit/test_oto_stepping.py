@@ -1,16 +1,13 @@
-"""Steps made by blocks: the same as the base's, measured to the same products, and left to the base where they must."""
+"""Steps made by torch's fused kernels: the same as the base's, and left to the base where they must."""
 
 from __future__ import annotations
 
 import oto_nets as on
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from reference_impls.oto import DHSPG, HSPG, blocks
-from reference_impls.oto.blocks import Blocks
-from reference_impls.oto.motion import Motion
+from reference_impls.oto import DHSPG, HESSO, HSPG
+from reference_impls.oto.stepping import Stepping
 
 BASES = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05, weight_decay=1e-2),
@@ -29,22 +26,18 @@ NEAR = dict.fromkeys(("adam", "adamw", "amsgrad", "fused"), 0.995) | {"sgd": 0.9
 METHODS = {
     "hspg": (HSPG, {"start_step": 2, "penalty": 0.02}),
     "dhspg": (DHSPG, {"start_step": 2, "penalty": 0.3}),
+    "hesso": (HESSO, {"start_step": 2, "pruning_steps": 6, "periods": 2}),
 }
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """Tensors of many blocks."""
-    monkeypatch.setattr(blocks, "_BLOCK", 16)
 
 
 def run(method, base, steps=10, without=False, silent=()):
     """A net after some steps, its groups at zero after each, and what the base remembers."""
     cls, options = METHODS[method]
     model = on.net()
-    optimizer = on.wrapped(cls, model, BASES[base], epsilon=NEAR.get(base, 0.98), **options)
+    near = {} if cls is HESSO else {"epsilon": NEAR.get(base, 0.98)}
+    optimizer = on.wrapped(cls, model, BASES[base], **near, **options)
     if without:
-        optimizer.blocks = Nothing(optimizer.base)
+        optimizer.stepping = Nothing(optimizer.base)
     gone = []
     for step in range(steps):
         on.give_gradients(model, step)
@@ -62,7 +55,7 @@ def run(method, base, steps=10, without=False, silent=()):
     return on.state_of(model), gone, held
 
 
-class Nothing(Blocks):
+class Nothing(Stepping):
     """Nothing fits."""
 
     usable = False
@@ -79,7 +72,7 @@ def assert_close(one, other):
 @bases
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("silent", [(), ("conv1.weight", "norm2.bias")], ids=["", "silent"])
-def test_a_run_is_the_same_as_with_steps_measured_afterwards(method, base, silent):
+def test_a_run_is_the_same_as_with_the_bases_own_steps(method, base, silent):
     one, other = (run(method, base, without=without, silent=silent) for without in (False, True))
     assert one[1] == other[1]
     assert one[1][-1]
@@ -87,46 +80,28 @@ def test_a_run_is_the_same_as_with_steps_measured_afterwards(method, base, silen
     assert_close(one[2], other[2])
 
 
-@pytest.mark.parametrize("fault", ["rows", "count"])
-def test_a_block_that_is_left_out_or_counted_twice_shows(fault, monkeypatch):
+@pytest.mark.parametrize("fault", ["parameter", "decay"])
+def test_a_parameter_or_decay_that_is_left_out_shows(fault, monkeypatch):
     """The comparison above can fail."""
-    if fault == "rows":
-        whole = blocks._pieces
-        monkeypatch.setattr(blocks, "_pieces", lambda tensor: whole(tensor)[:-1] or whole(tensor))
+    step = Stepping._step
+    if fault == "parameter":
+        monkeypatch.setattr(Stepping, "_step", lambda self, group, tensors: step(self, group, tensors[:-1]))
     else:
-        monkeypatch.setattr(torch.Tensor, "clone", lambda self, **_: self if self.ndim == 0 else self + 0)
-    one, other = (run("hspg", "adamw", without=without) for without in (False, True))
+        monkeypatch.setattr(Stepping, "_step", lambda self, group, some: step(self, {**group, "weight_decay": 0}, some))
+    one, other = (run("dhspg", "adamw", without=without) for without in (False, True))
     with pytest.raises(AssertionError):
         assert_close(one[0] | one[2], other[0] | other[2])
 
 
-@bases
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 2**16), scale=st.floats(1e-3, 10.0), block=st.sampled_from([2, 16, 100, 1 << 17]))
-def test_products_are_those_of_copies(base, seed, scale, block):
-    blocks._BLOCK = block
-    model = on.net(seed)
-    optimizer = on.wrapped(HSPG, model, BASES[base], start_step=0)
-    for step in range(3):
-        on.give_gradients(model, seed + step, scale)
-        before = {id(parameter): parameter.detach().clone() for parameter in model.parameters()}
-        motion = optimizer.moved(optimizer.rows)
-        found = motion.products(second=True)
-        wanted = Motion.of_copies(optimizer.rows, before, optimizer._memory).products(second=True)
-        assert bool(motion.measured) == (step > 0 or base == "sgd")
-        # Both tell the same three of x_new and x_old, each in its own scale.
-        torch.testing.assert_close(found.new, wanted.new, rtol=1e-9, atol=1e-12)
-        torch.testing.assert_close(found.scale * found.cross, wanted.cross, rtol=1e-8, atol=1e-12)
-        torch.testing.assert_close(found.scale.square() * found.length, wanted.length, rtol=1e-8, atol=1e-12)
-
-
 def usable(base, model=None):
+    """An optimizer after two steps, and the parameters that it steps itself, by id."""
     model = on.net() if model is None else model
     optimizer = on.wrapped(HSPG, model, base, start_step=0)
     for step in range(2):
         on.give_gradients(model, step)
         optimizer.step()
-    return optimizer, optimizer.blocks.fitting()
+    (group,) = optimizer.param_groups
+    return optimizer, {id(tensor) for tensor in optimizer.stepping._fitting(group)}
 
 
 @pytest.mark.parametrize(
@@ -140,25 +115,26 @@ def usable(base, model=None):
     ids=["rmsprop", "foreach", "lr tensor", "subclass"],
 )
 def test_other_bases_step_themselves(base):
-    optimizer, fitting = usable(base)
-    assert not optimizer.blocks.usable
-    assert not fitting
+    model = on.net()
+    optimizer = on.wrapped(HSPG, model, base, start_step=0)
+    on.train(model, optimizer, 2)
+    assert not optimizer.stepping.usable
 
 
 def test_a_base_with_hooks_steps_itself():
     optimizer, fitting = usable("momentum")
     assert fitting
     optimizer.base.register_step_post_hook(lambda *_: None)
-    assert not optimizer.blocks.usable
+    assert not optimizer.stepping.usable
 
 
-def test_what_does_not_lie_row_by_row_is_left_to_the_base():
+def test_what_does_not_lie_in_one_piece_is_left_to_the_base():
     model = on.net().to(memory_format=torch.channels_last)
     _, fitting = usable("momentum", model)
     assert id(model.conv1.weight) not in fitting  # conv2 and conv3 have kernels of 1
     assert id(model.fc.weight) in fitting
     half, fitting = usable("momentum", on.net(dtype=torch.bfloat16))
-    assert half.blocks.usable
+    assert half.stepping.usable
     assert not fitting
 
 

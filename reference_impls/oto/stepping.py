@@ -1,0 +1,108 @@
+"""The base's own step, made by torch's fused kernels where the base was not told otherwise."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+from reference_impls.oto.wrapper import decoupled
+
+
+class Stepping:
+    """Steps for SGD, Adam and AdamW on a CPU, where a base that was told nothing runs one operation after another.
+
+    torch's fused kernels round differently; a base made with fused=False is stepped to its own bits. A parameter must
+    have what the base remembers of it, so that its first step is the base's own. What cannot be stepped here the base
+    steps.
+    """
+
+    def __init__(self, base: torch.optim.Optimizer) -> None:
+        self.base = base
+
+    @property
+    def usable(self) -> bool:
+        """Whether steps of this base can be made here at all."""
+        # Hooks on the base would see a step of a few parameters.
+        hooks = self.base._optimizer_step_pre_hooks or self.base._optimizer_step_post_hooks
+        known = type(self.base) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+        return known and not hooks and all(_plain(group) for group in self.base.param_groups)
+
+    def step(self) -> None:
+        """One step of all parameters."""
+        fitting = [(group, self._fitting(group)) for group in self.base.param_groups] if self.usable else []
+        with _hidden([tensor for _, tensors in fitting for tensor in tensors]):
+            self.base.step()
+        for group, tensors in fitting:
+            if tensors:
+                self._step(group, tensors)
+
+    def _fitting(self, group: dict[str, Any]) -> list[torch.Tensor]:
+        names = _names(group)
+        return [tensor for tensor in group["params"] if _dense(tensor) and self._remembered(tensor, names)]
+
+    def _remembered(self, tensor: torch.Tensor, names: list[str]) -> bool:
+        held = self.base.state.get(tensor, {})
+        return all(isinstance(value := held.get(name), torch.Tensor) and value.is_contiguous() for name in names)
+
+    def _step(self, group: dict[str, Any], tensors: list[torch.Tensor]) -> None:
+        """torch's own function, with the hyperparameters of one param_group."""
+        held: list[dict[str, Any]] = [self.base.state.get(tensor, {}) for tensor in tensors]
+        state = {name: [one[name] for one in held] for name in _names(group)}
+        own = ["momentum", "dampening", "nesterov"] if "momentum" in group else ["amsgrad", "eps"]
+        given = {name: group[name] for name in ("lr", "weight_decay", "maximize", *own)}
+        given |= {"foreach": False, "fused": group.get("fused") is not False}
+        values = [tensor.detach() for tensor in tensors]
+        slopes = [tensor.grad for tensor in tensors if tensor.grad is not None]
+        if "momentum" in group:
+            buffers: list[Any] = state.get("momentum_buffer") or [None] * len(tensors)
+            sgd(values, slopes, buffers, **given)
+            return
+        given["beta1"], given["beta2"] = group["betas"]
+        given["decoupled_weight_decay"] = decoupled(group)
+        most, counts = state.get("max_exp_avg_sq", []), [one["step"] for one in held]
+        adam(values, slopes, state["exp_avg"], state["exp_avg_sq"], most, counts, **given)
+
+
+@contextlib.contextmanager
+def _hidden(tensors: list[torch.Tensor]) -> Iterator[None]:
+    """The base finds no gradients of these, so that it leaves them alone."""
+    gradients = [tensor.grad for tensor in tensors]
+    try:
+        for tensor in tensors:
+            tensor.grad = None
+        yield
+    finally:
+        for tensor, gradient in zip(tensors, gradients, strict=True):
+            tensor.grad = gradient
+
+
+def _names(group: dict[str, Any]) -> list[str]:
+    """What the base remembers of a parameter, of its shape."""
+    if "momentum" in group:
+        return ["momentum_buffer"] if group["momentum"] else []
+    return ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])]
+
+
+def _plain(group: dict[str, Any]) -> bool:
+    """Whether a group is on a CPU, is stepped parameter by parameter there, and by numbers that are at hand."""
+    if any(group.get(name) for name in ("foreach", "capturable", "differentiable")):
+        return False
+    numbers = all(isinstance(value, float | int) for value in (group["lr"], *group.get("betas", ())))
+    return numbers and all(tensor.device.type == "cpu" for tensor in group["params"])
+
+
+def _dense(tensor: torch.Tensor) -> bool:
+    gradient = tensor.grad
+    return (
+        gradient is not None
+        and tensor.numel() > 0
+        and tensor.dtype in (torch.float32, torch.float64)
+        and gradient.layout is torch.strided
+        and tensor.is_contiguous()
+        and gradient.is_contiguous()
+    )
