@@ -16,6 +16,15 @@ import torch
 
 torch.set_num_threads(1)
 
+
+def pytest_collection_modifyitems(items):
+    """What is marked gpu is skipped without a CUDA device."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
+
+
 FAKE_ENGINE = '''
 """Stands for the engine: runs the model once and says what the model's `verdict` says."""
 

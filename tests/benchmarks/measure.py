@@ -22,17 +22,25 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 @dataclass
 class Clock:
-    """Least seconds by name, over all rounds."""
+    """Least seconds by name, over all rounds: processor time, on a GPU wall-clock time until it is done."""
 
+    device: str = "cpu"
     least: dict[str, float] = field(default_factory=dict)
 
     def time(self, name: str, function: Callable[[], Any]) -> Any:
         """Run the function on the clock and return its result."""
-        start = time.process_time()
+        start = self.now()
         result = function()
-        seconds = time.process_time() - start
+        seconds = self.now() - start
         self.least[name] = min(seconds, self.least.get(name, seconds))
         return result
+
+    def now(self) -> float:
+        """Seconds since some moment."""
+        if self.device == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
 
     def __getitem__(self, name: str) -> float:
         return self.least[name]
@@ -79,6 +87,8 @@ def inputs_of(backend: Backend, batch: int) -> tuple[tuple[Any, ...], dict[str, 
 
 def seconds(value: float) -> str:
     """Two digits that count."""
+    if value < 0.01:
+        return f"{value * 1000:.2f} ms"
     return f"{value:.3f} s" if value < 0.1 else f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
 
 
@@ -92,8 +102,9 @@ def machine() -> str:
     found = environment()
     names = ("torch", "torchvision", "transformers", "torch-pruning", "torch-kirigami")
     versions = ", ".join(f"{name} {found[name]}" for name in names if name in found)
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     return (
-        f"{found['processors']} processors, {torch.get_num_threads()} thread, "
+        f"{gpu}{found['processors']} processors, {torch.get_num_threads()} thread, "
         f"{torch.backends.cpu.get_cpu_capability()}, Python {found['python'].split()[0]}, {versions}."
     )
 
