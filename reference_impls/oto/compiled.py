@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from reference_impls.oto.layout import in_rows
+
 Array = npt.NDArray[Any]
 Job = tuple[Any, ...]
 """Arguments of one of the loops below: its first is a matrix, its third the rows that are looked at."""
@@ -100,16 +102,8 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
 
 
 def as_rows(*tensors: torch.Tensor) -> tuple[Array, ...] | None:
-    """Tensors of one shape as matrices of their rows, with the entries of a row in one order; they share memory.
-
-    None where a row does not lie in one piece, or the orders differ.
-    """
-    orders = [torch.contiguous_format] + [torch.channels_last] * (tensors[0].ndim == _IMAGES)
-    if not any(all(one.is_contiguous(memory_format=order) for one in tensors) for order in orders):
+    """Tensors that are `in_rows` as matrices that share their memory; None for others."""
+    if not in_rows(*tensors):
         return None
     size = math.prod(tensors[0].shape[1:])
     return tuple(one.detach().as_strided((one.shape[0], size), (size, 1)).numpy() for one in tensors)
-
-
-_IMAGES = 4
-"""Dimensions of a tensor that can have its channels last."""

@@ -11,7 +11,7 @@ import torch
 from conformance.errors import UsageError
 from reference_impls.oto.fading import Fading
 from reference_impls.oto.quota import Numbers, Quota
-from reference_impls.oto.rows import Place, Rows, fill_, scale_
+from reference_impls.oto.rows import Rows, Scales, fill_
 from reference_impls.oto.saliency import Criteria
 from reference_impls.oto.wrapper import Loss
 
@@ -81,7 +81,7 @@ class HESSOCRIC(Fading):
         self.layers = probed_layers(quota)
         self.ratios = np.zeros(len(self.layers))
         self.doubted, self.trial, self.history = (np.zeros(rows.count + 1, dtype=bool) for _ in range(3))
-        self._doubted_places: list[Place] = []
+        self._doubted = Scales(())
         self._memory: dict[str, Any] = {}
 
     @staticmethod
@@ -143,7 +143,7 @@ class HESSOCRIC(Fading):
         self.trial |= lowest & ~self.doubted & ~self.history
         self.place += 1
         length = self.cycles.steps
-        scale_(self._doubted_places, (length - self.place) / (length - self.place + 1))
+        self._doubted.run((length - self.place) / (length - self.place + 1))
         if self.place < length:
             return
         self._put_back()
@@ -160,14 +160,14 @@ class HESSOCRIC(Fading):
         self.doubted[:] = False
         self.doubted[groups] = True
         self.history |= self.doubted
-        self._doubted_places = self.rows.places(groups)
+        self._doubted = Scales(self.rows.places(groups))
 
     def _decide(self) -> None:
         final = (self.logged / self.log_count).double().cpu().numpy()
         for layer, inside in enumerate(self.layers):
             final[inside] += self.cycles.loss_weight * self.ratios[layer] / inside.size
         self.fade(self._lowest(torch.from_numpy(final)))
-        self.phase, self._memory, self._doubted_places = "fade", {}, []
+        self.phase, self._memory, self._doubted = "fade", {}, Scales(())
         self._buffers.clear()
 
     def _lowest(self, scores: torch.Tensor) -> Numbers:
@@ -239,7 +239,7 @@ class HESSOCRIC(Fading):
         self.ratios = saved["ratios"].cpu().numpy().copy()
         for name in _FLAGS:
             setattr(self, name, saved[name].cpu().numpy().copy())
-        self._doubted_places = self.rows.places(np.flatnonzero(self.doubted))
+        self._doubted = Scales(self.rows.places(np.flatnonzero(self.doubted)))
         memory = dict(saved["memory"])
         if memory:
             moved = zip(memory["base"], self._parameters(), strict=True)

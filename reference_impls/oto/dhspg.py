@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from conformance.errors import UsageError
+from reference_impls.oto.gpu_motion import motion_over
 from reference_impls.oto.halfspace import HalfSpace
-from reference_impls.oto.motion import Motion
 from reference_impls.oto.quota import Quota
 from reference_impls.oto.rows import Lines, Rows
 from reference_impls.oto.saliency import dhspg_redundancy, products
@@ -67,7 +67,7 @@ class DHSPG(HalfSpace):
             return
         if self.steps == self.start_step:
             before = self.remember()
-            self.moved(None)
+            self.stepping.step()
             found = products(self.rows, before, self.direction(before))
             self._choose(dhspg_redundancy(found, self.rows.units.sizes.to(found.xx), self._free))
             self._motion.copied(before)
@@ -90,7 +90,7 @@ class DHSPG(HalfSpace):
     def _active_members(self) -> None:
         flags = self.penalised_groups & ~self.gone
         self._flags = torch.from_numpy(flags).to(self.rows.device)
-        self._motion = Motion(self.rows.with_groups(flags), self._memory)
+        self._motion = motion_over(self.rows, flags, self._memory)
 
     def _push(self) -> None:
         """Penalty and projection, from the positions that hold penalised groups."""

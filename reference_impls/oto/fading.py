@@ -9,7 +9,7 @@ import torch
 
 from conformance.errors import UsageError
 from reference_impls.oto.quota import Numbers, Quota
-from reference_impls.oto.rows import Place, Rows, scale_
+from reference_impls.oto.rows import Rows, Scales
 from reference_impls.oto.saliency import Criteria, hesso_scores, products
 from reference_impls.oto.stepping import Stepping
 from reference_impls.oto.wrapper import Loss, SparseOptimizer, same_everywhere
@@ -22,18 +22,18 @@ class Fading(SparseOptimizer):
         """As SparseOptimizer."""
         super().__init__(base, rows, quota)
         self.fading: Numbers = np.zeros(0, dtype=np.int64)
-        self._fading_places: list[Place] = []
+        self._fading = Scales(())
         self.stepping = Stepping(base)
 
     def fade(self, groups: Numbers) -> None:
         """These groups fade from now on, and no others."""
         self.fading = groups
-        self._fading_places = self.rows.places(groups)
+        self._fading = Scales(self.rows.places(groups))
 
     def faded(self, done: int, length: int) -> None:
         """After step `done` (from 1) of `length`: scale by (length - done) / (length - done + 1), zero at the end."""
         if self.fading.size:
-            scale_(self._fading_places, (length - done) / (length - done + 1))
+            self._fading.run((length - done) / (length - done + 1))
         if done == length:
             self.prune(self.fading)
             self.fade(self.fading[:0])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from conformance.errors import UsageError
-from reference_impls.oto.motion import Bound, Figures, Memory, Motion
+from reference_impls.oto.motion import Bound, Memory, Motion
 from reference_impls.oto.quota import Quota
 from reference_impls.oto.rows import Rows
 from reference_impls.oto.stepping import Stepping
@@ -73,11 +73,11 @@ class HalfSpace(SparseOptimizer):
                     found[id(tensor)] = tensor.grad, float(group["lr"])
         return found
 
-    def moved(self, motion: Motion | None, coefficient: torch.Tensor | None = None) -> None:
-        """The base's step, which `motion` is told of; gradients get coefficient[g] * x of each group g."""
-        if motion is not None:
+    def moved(self, motion: Motion, coefficient: torch.Tensor | None = None, *, asked: bool = True) -> None:
+        """The base's step; gradients get coefficient[g] * x of each group g. A motion that is asked later is told."""
+        if asked:
             motion.before(self.shifts(penalised=coefficient is not None), self._buffer)
-        with self._penalised(coefficient):
+        with contextlib.nullcontext() if coefficient is None else self._penalised(motion, coefficient):
             self.stepping.step()
 
     def _buffer(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -115,43 +115,44 @@ class HalfSpace(SparseOptimizer):
     # -- penalties in the gradient -------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _penalised(self, coefficient: torch.Tensor | None) -> Iterator[None]:
+    def _penalised(self, motion: Motion, coefficient: torch.Tensor) -> Iterator[None]:
         """Around the base's step: gradients get coefficient[g] * x, in place.
 
-        Weight decay that the base would add to the gradient is added with it in the same pass: what the base computes
+        Weight decay that the base would add to the gradient is added here in the same pass: what the base computes
         stays the same to the bit, and its temporaries are saved.
         """
-        if coefficient is None:
-            yield
-            return
-        decays = {id(group): group["weight_decay"] for group in self.param_groups if adds_decay(self.base, group)}
-        terms = self.rows.spread(coefficient, plus=self._decays(decays))
+        held = self._group_of()
+        signs = {key: -1 if group.get("maximize", False) else 1 for key, group in held.items()}
+        decays = {key: group["weight_decay"] for key, group in held.items() if adds_decay(self.base, group)}
+        done = motion.press(coefficient, signs, decays)
+        terms = self._terms(coefficient, decays) if done != held.keys() else []
         for group in self.param_groups:
-            sign, decay = -1 if group.get("maximize", False) else 1, decays.get(id(group), 0)
             for tensor in group["params"]:
-                numbers = self._numbers.get(id(tensor), ())
-                if tensor.grad is None:
+                key = id(tensor)
+                if tensor.grad is None or key in done:
                     continue
-                if decay and not numbers:
-                    tensor.grad.add_(tensor, alpha=sign * decay)
+                numbers = self._numbers.get(key, ())
+                if key in decays and not numbers:
+                    tensor.grad.add_(tensor, alpha=signs[key] * decays[key])
                 for number in numbers:
-                    tensor.grad.addcmul_(tensor, terms[number], value=sign)
-        decaying = [group for group in self.param_groups if id(group) in decays]
+                    tensor.grad.addcmul_(tensor, terms[number], value=signs[key])
+        added = [(group, group["weight_decay"]) for group in self.param_groups if adds_decay(self.base, group)]
         try:
-            for group in decaying:
+            for group, _ in added:
                 group["weight_decay"] = 0
             yield
         finally:
-            for group in decaying:
-                group["weight_decay"] = decays[id(group)]
+            for group, decay in added:
+                group["weight_decay"] = decay
 
-    def _decays(self, decays: dict[int, float]) -> Figures:
-        """What the base would decay by, at the first member of every parameter; decays are by the param_group's id."""
-        held, found = self._group_of(), [0.0] * len(self.rows.members)
-        for key, numbers in self._numbers.items():
-            group = held.get(key)
-            found[numbers[0]] = 0.0 if group is None else float(decays.get(id(group), 0))
-        return self.rows.shared(found)
+    def _terms(self, coefficient: torch.Tensor, decays: dict[int, float]) -> list[torch.Tensor]:
+        """For each member what its gradient gets of x: the first of a parameter with the decay, by the tensor's id."""
+        firsts = {numbers[0] for numbers in self._numbers.values()}
+        plus = [
+            float(decays.get(id(member.tensor), 0)) if number in firsts else 0.0
+            for number, member in enumerate(self.rows.members)
+        ]
+        return self.rows.spread(coefficient, plus=self.rows.shared(plus))
 
     # -- state ---------------------------------------------------------------------------------
 

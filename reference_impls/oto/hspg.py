@@ -9,8 +9,8 @@ import torch
 
 from conformance.errors import UsageError
 from conformance.partition.groups import KINDS
+from reference_impls.oto.gpu_motion import motion_over
 from reference_impls.oto.halfspace import HalfSpace
-from reference_impls.oto.motion import Motion
 from reference_impls.oto.quota import Quota
 from reference_impls.oto.rows import Rows
 from reference_impls.oto.wrapper import Loss
@@ -54,7 +54,7 @@ class HSPG(HalfSpace):
         self._kind = torch.tensor([KINDS.index(kind) if kind else 0 for kind in rows.units.groups.kinds])
         self.epsilons = torch.full((len(KINDS),), epsilon, dtype=torch.float64)
         self._last = 0.0
-        self._motion = Motion(rows, self._memory)
+        self._motion = motion_over(rows, np.arange(rows.count + 1) > 0, self._memory)
         self._after: torch.Tensor | None = None
         self._written: list[tuple[int, int]] = []
 
@@ -69,7 +69,7 @@ class HSPG(HalfSpace):
         pushed = torch.where(self._open & (squares > 0), self.penalty / (squares.sqrt() + 1e-6), 0)
         # Norms for the next step come with the products; where steps are not made here, reading them is less.
         watched = testing or self.stepping.usable
-        self.moved(self._motion if watched else None, pushed if self.penalty else None)
+        self.moved(self._motion, pushed if self.penalty else None, asked=watched)
         inner = self._inner() if watched else squares
         if testing:
             epsilon = self.epsilons[self._kind].to(squares)

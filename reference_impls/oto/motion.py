@@ -30,15 +30,13 @@ class Memory:
         self._room: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
 
     def copy(self, member: Member) -> torch.Tensor:
-        """Of a parameter, or of its picked positions, laid out as it is. Good until its next copy."""
+        """Room for one of a parameter, or of its picked positions, laid out as it is. Good until its next copy."""
         tensor, key = member.tensor.detach(), (id(member.tensor), member.dim)
         held = self._copies.get(key)
         like = tensor if member.picks is None else tensor.narrow(0, 0, member.picks.numel())
         if held is None or _unlike(held, like):
             held = self._copies[key] = torch.empty_like(like)
-        if member.picks is None:
-            return held.copy_(tensor)
-        return torch.index_select(tensor, 0, member.picks, out=held)
+        return held
 
     def room(self, tensor: torch.Tensor, count: int, rows: int) -> torch.Tensor:
         """Unwritten memory for `count` times so many rows of a tensor. Valid until the next call."""
@@ -83,7 +81,7 @@ class Motion:
         self._figures = self.lines.line(3)
         self._lines = list(zip(*(torch.split(line, self.lines.sizes) for line in self._figures), strict=True))
         self._vectors = [number for number, member in enumerate(members) if member.tensor.ndim == 1]
-        self._matrices = range(len(self._vectors), len(members))
+        self._matrices = [number for number, member in enumerate(members) if member.tensor.ndim != 1]
         self._short = self._figures[:, : sum(self.lines.sizes[: len(self._vectors)])]
         self._rows = [None if member.dim else member.rows() for member in members]
         self._flats: dict[int, tuple[Any, tuple[Any, ...] | None]] = {}
@@ -97,17 +95,22 @@ class Motion:
         known says which parameters' steps tell themselves, and buffer gives b of a parameter after the step.
         """
         self._known, self._buffer = known, buffer
-        done: dict[int, torch.Tensor] = {}
+        whole: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for number, member in enumerate(self.lines.members):
             key = id(member.tensor)
             if member.alone and key in known:
                 self._copies[number] = None
-            elif member.picks is None and key in done:
-                self._copies[number] = done[key]
+            elif member.picks is None and key in whole:
+                self._copies[number] = whole[key][0]
             else:
-                copy = self._copies[number] = self.memory.copy(member)
+                held = self._copies[number] = self.memory.copy(member)
                 if member.picks is None:
-                    done[key] = copy
+                    whole[key] = held, member.tensor.detach()
+                else:
+                    torch.index_select(member.tensor.detach(), 0, member.picks, out=held)
+        if whole:
+            helds, tensors = zip(*whole.values(), strict=True)
+            torch._foreach_copy_(helds, tensors)
 
     def copied(self, before: dict[int, torch.Tensor]) -> None:
         """After a step: from copies of whole parameters, by id."""
@@ -120,6 +123,14 @@ class Motion:
         """One a member: x_old = x_new + scale * moved."""
         pairs = zip(self.lines.members, self._copies, strict=True)
         return [self._known[id(member.tensor)][1] if copy is None else 1.0 for member, copy in pairs]
+
+    def press(self, coefficient: torch.Tensor, signs: dict[int, int], decays: dict[int, float]) -> set[int]:
+        """Where one launch does it: gradients get sign * (coefficient[g] + decay) * x; the ids of their parameters.
+
+        signs and decays are by the parameter's id.
+        """
+        del coefficient, signs, decays
+        return set()
 
     # -- measuring -----------------------------------------------------------------------------
 

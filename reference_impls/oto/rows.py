@@ -16,9 +16,8 @@ import numpy.typing as npt
 import torch
 
 from conformance.method.units import Units
-
-Place = tuple[torch.Tensor, int, torch.Tensor]
-"""A tensor, one of its dimensions, and positions in it (int64, on the tensor's device)."""
+from reference_impls.oto import gpu
+from reference_impls.oto.layout import Place
 
 Where = slice | torch.Tensor
 """Consecutive rows (positions in dimension 0) of a tensor, or picked ones."""
@@ -152,6 +151,10 @@ class Lines:
         """One line a member, in their order, summed up a group."""
         return self.total(self.joined(lines))
 
+    def line_of(self, figures: torch.Tensor) -> torch.Tensor:
+        """A figure a group as one a position: a long line."""
+        return figures[self._index]
+
     def spread(
         self, figures: torch.Tensor, times: torch.Tensor | float = 1.0, plus: torch.Tensor | float = 0.0
     ) -> list[torch.Tensor]:
@@ -159,7 +162,7 @@ class Lines:
 
         times and plus are a factor and a summand, for all positions or long lines.
         """
-        line = figures[self._index]
+        line = self.line_of(figures)
         if isinstance(times, torch.Tensor) or times != 1:
             line = line * times
         if isinstance(plus, torch.Tensor) or plus:
@@ -317,7 +320,9 @@ class Fills:
         self._pointers = [tensor.data_ptr() for tensor, _, _ in self._places]
         self._runs: list[torch.Tensor] = []
         self._scattered: list[Place] = []
-        for tensor, dim, positions in reversed(self._places):  # what was stepped last is in the cache still
+        tables, rest = gpu.tables(self._places)
+        self._tables = [(table, torch.zeros(table.count, dtype=table.sums, device=table.device)) for table in tables]
+        for tensor, dim, positions in reversed(rest):  # what was stepped last is in the cache still
             line = positions.cpu().numpy()
             starts = np.flatnonzero(np.diff(line, prepend=-2) != 1)
             long = (
@@ -335,18 +340,27 @@ class Fills:
         """Write the zeros. A parameter whose memory was exchanged is found again."""
         if self._pointers != [tensor.data_ptr() for tensor, _, _ in self._places]:
             self._prepare()
+        for table, zeros in self._tables:
+            table.combine(zeros)
         for view, dim, positions in self._scattered:
             view.index_fill_(dim, positions, 0)
         if self._runs:
             torch._foreach_zero_(self._runs)
 
 
-def scale_(places: Iterable[Place], factor: float) -> None:
-    """Multiply every place that holds floating-point numbers by a factor."""
-    with torch.no_grad():
-        for tensor, dim, positions in places:
-            if tensor.is_floating_point():
-                tensor.index_copy_(dim, positions, tensor.index_select(dim, positions).mul_(factor))
+class Scales:
+    """Places that hold floating-point numbers, to be multiplied by a factor step after step, prepared once."""
+
+    def __init__(self, places: Iterable[Place]) -> None:
+        tables, self._rest = gpu.tables([place for place in places if place[0].is_floating_point()])
+        self._tables = [(table, torch.zeros(table.count, dtype=table.sums, device=table.device)) for table in tables]
+
+    def run(self, factor: float) -> None:
+        """Multiply."""
+        for table, factors in self._tables:
+            table.combine(factors.fill_(factor))
+        for tensor, dim, positions in self._rest:
+            tensor.index_copy_(dim, positions, tensor.index_select(dim, positions).mul_(factor))
 
 
 def numbers(flags: torch.Tensor) -> npt.NDArray[np.int64]:

@@ -14,7 +14,7 @@ from reference_impls.oto.wrapper import decoupled
 
 
 class Stepping:
-    """Steps for SGD, Adam and AdamW on a CPU, where a base that was told nothing runs one operation after another.
+    """Steps for SGD, and on a CPU for Adam and AdamW: a base that was told nothing runs one operation after another.
 
     torch's fused kernels round differently; a base made with fused=False is stepped to its own bits. A parameter must
     have what the base remembers of it, so that its first step is the base's own. What cannot be stepped here the base
@@ -30,7 +30,9 @@ class Stepping:
         # Hooks on the base would see a step of a few parameters.
         hooks = self.base._optimizer_step_pre_hooks or self.base._optimizer_step_post_hooks
         known = type(self.base) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
-        return known and not hooks and all(_plain(group) for group in self.base.param_groups)
+        # Adam's fused kernel on a GPU wants its counts of steps there, where another base does not have them.
+        devices = ("cpu", "cuda") if type(self.base) is torch.optim.SGD else ("cpu",)
+        return known and not hooks and all(_plain(group, devices) for group in self.base.param_groups)
 
     def step(self) -> None:
         """One step of all parameters."""
@@ -88,12 +90,12 @@ def _names(group: dict[str, Any]) -> list[str]:
     return ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])]
 
 
-def _plain(group: dict[str, Any]) -> bool:
-    """Whether a group is on a CPU, is stepped parameter by parameter there, and by numbers that are at hand."""
+def _plain(group: dict[str, Any], devices: tuple[str, ...]) -> bool:
+    """Whether a group is on these devices, nothing was said of how it is stepped, and its numbers are at hand."""
     if any(group.get(name) for name in ("foreach", "capturable", "differentiable")):
         return False
     numbers = all(isinstance(value, float | int) for value in (group["lr"], *group.get("betas", ())))
-    return numbers and all(tensor.device.type == "cpu" for tensor in group["params"])
+    return numbers and all(tensor.device.type in devices for tensor in group["params"])
 
 
 def _dense(tensor: torch.Tensor) -> bool:

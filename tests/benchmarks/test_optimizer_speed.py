@@ -79,7 +79,7 @@ def test_beside_the_base(benchmark, row, spec, case, device):
         gc.collect()
         clock.time("base", base.step)
 
-    benchmark.pedantic(lambda: clock.time("sparse", sparse.step), setup=turn, rounds=7 if device == "cpu" else 30)
+    benchmark.pedantic(lambda: clock.time("sparse", sparse.step), setup=turn, rounds=7 if device == "cpu" else 15)
     ratio = clock["sparse"] / clock["base"]
     row(
         TITLE if device == "cpu" else f"{TITLE}, on a GPU",

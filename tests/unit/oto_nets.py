@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 from torch import nn
@@ -58,11 +60,10 @@ GROUPS = {}
 
 
 def groups_of(model):
-    dtype, modes = next(model.parameters()).dtype, model.training
+    dtype = next(model.parameters()).dtype
     key = type(model), dtype, type(model.norm1)
     if key not in GROUPS:
-        GROUPS[key] = pc.partition(pc.trace(model.eval(), torch.randn(2, 3, 6, 6, dtype=dtype)))
-        model.train(modes)
+        GROUPS[key] = pc.partition(pc.trace(copy.deepcopy(model).cpu().eval(), torch.randn(2, 3, 6, 6, dtype=dtype)))
     return GROUPS[key]
 
 
@@ -79,7 +80,8 @@ def give_gradients(model, step, scale=1.0):
     """Random gradients that depend on the step only."""
     draw = torch.Generator().manual_seed(1000 + step)
     for parameter in model.parameters():
-        parameter.grad = scale * torch.randn(parameter.shape, generator=draw, dtype=torch.float64).to(parameter.dtype)
+        values = scale * torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
+        parameter.grad = values.to(parameter.device, parameter.dtype)
 
 
 def train(model, optimizer, steps, start=0, scale=1.0, after=lambda step: None):

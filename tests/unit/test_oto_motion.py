@@ -78,11 +78,12 @@ def stepped(base, seed, scale, layout="plain", share=1.0):
         gradients(model, seed + step, scale, layout)
         optimizer.step()
     chosen = np.random.default_rng(seed).random(optimizer.rows.count + 1) < share
-    chosen[0] = False
+    chosen[0], chosen[1] = False, True
     motion = Motion(optimizer.rows.with_groups(chosen), Memory())
     gradients(model, seed + 4, scale, layout)
     before = {id(parameter): parameter.detach().clone() for parameter in model.parameters()}
-    optimizer.moved(motion)
+    with torch.no_grad():
+        optimizer.moved(motion)
     return optimizer, motion, before
 
 
@@ -110,6 +111,21 @@ def test_products_are_those_of_copies(base, seed, scale, layout, share):
     mine_all = new, found.scale * cross, found.scale * found.scale * length
     for mine, theirs in zip(mine_all, map(torch.cat, wanted), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-12)
+
+
+@bases
+def test_a_penalised_step_is_measured_as_it_was(base):
+    """Penalty and decay included, which the gradient has in it then."""
+    optimizer, motion, _ = stepped(base, 0, 1.0)
+    for parameter in optimizer.rows.parameters:
+        parameter.grad = torch.full_like(parameter, 0.1)
+    before = {id(parameter): parameter.detach().clone() for parameter in optimizer.rows.parameters}
+    with torch.no_grad():
+        optimizer.moved(motion, torch.full_like(optimizer.rows.zeros(), 0.3))
+    found, lines = motion.products(), motion.lines
+    inner = lines.total(found.new + found.scale * found.cross)
+    old = [before[id(member.tensor)] for member in lines.members]
+    torch.testing.assert_close(inner, lines.gather(lines.dots(lines.tensors(), old)), rtol=1e-9, atol=1e-12)
 
 
 @bases

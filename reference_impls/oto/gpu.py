@@ -1,0 +1,134 @@
+"""Loops over rows on a GPU: one launch reads or writes the rows of all tensors of a dtype.
+
+torch has no operation on some rows of many tensors, and one launch a tensor takes longer than the arithmetic. The
+kernels are Triton's, which comes with torch where there is CUDA; elsewhere torch's operations do the same, tensor by
+tensor.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from reference_impls.oto.layout import Place, in_rows
+
+kernels: Any
+try:
+    from reference_impls.oto import kernels
+except ImportError:  # no CUDA, or a platform that Triton does not know
+    kernels = None
+
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Triton runs kernels as Python then, on tensors of the CPU: for tests."""
+
+_BLOCK, _WARPS = 512, 2
+
+Numbers = npt.NDArray[np.int64]
+
+
+def usable(device: torch.device) -> bool:
+    """Whether rows of tensors there are for these kernels."""
+    return kernels is not None and (device.type == "cuda" or _INTERPRETED)
+
+
+@dataclass(frozen=True)
+class Item:
+    """Rows of a tensor (positions in dimension 0), and their places in a long line; both int64."""
+
+    tensor: torch.Tensor
+    rows: Numbers
+    places: Numbers
+
+
+class Table:
+    """Rows of tensors of one dtype on one device, as the kernels find them."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        """All tensors have their rows in one piece (`in_rows`)."""
+        self.tensors = [item.tensor.detach() for item in items]
+        self.device, self.dtype = self.tensors[0].device, self.tensors[0].dtype
+        self.sums = torch.float64 if self.dtype is torch.float64 else torch.float32
+        """The dtype in which to give factors."""
+        sizes = [item.rows.size for item in items]
+        self.count = sum(sizes)
+        self._which = self._line([np.repeat(np.arange(len(items)), sizes)])
+        self._rows = self._line([item.rows for item in items])
+        self.places = self._line([item.places for item in items])
+        self._lengths = self._line([np.array([math.prod(one.shape[1:]) for one in self.tensors])])
+        self._pointers: dict[str, tuple[list[int], torch.Tensor]] = {}
+
+    def _line(self, parts: list[Numbers]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(self.device)
+
+    def _at(self, name: str, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Where tensors lie, on the device; sent there when one of them has moved."""
+        pointers = [tensor.data_ptr() for tensor in tensors]
+        held = self._pointers.get(name)
+        if held is None or held[0] != pointers:
+            held = self._pointers[name] = pointers, torch.tensor(pointers, dtype=torch.int64, device=self.device)
+        return held[1]
+
+    def products(self, steps: Sequence[torch.Tensor], copied: torch.Tensor, figures: torch.Tensor) -> None:
+        """<x, x>, <x, moved> and <moved, moved> of every row, into three lines of shape (3, positions).
+
+        moved is a row of steps, or that less x for tensors that are flagged in `copied` (int8, on the device).
+        """
+        kernels.products[(self.count,)](
+            *(self._at("x", self.tensors), self._at("step", steps), copied, self._lengths, self._which),
+            *(self._rows, self.places, figures, figures.stride(0)),
+            TYPE=kernels.TYPES[self.dtype],
+            SUM=kernels.TYPES[figures.dtype],
+            BLOCK=_BLOCK,
+            num_warps=_WARPS,
+        )
+
+    def combine(
+        self,
+        kept: torch.Tensor | None,
+        taken: torch.Tensor | None = None,
+        others: Sequence[torch.Tensor] = (),
+        into: Sequence[torch.Tensor] | None = None,
+    ) -> None:
+        """Rows become kept * row + taken * other's row; kept and taken are long lines, None for 1 and for 0.
+
+        Rows that stay as they are are not read; where kept is 0 it does not matter what a row held. `into` are tensors
+        of the same shapes to be changed in place of these.
+        """
+        if not self.count:
+            return
+        line = kept if kept is not None else taken
+        assert line is not None
+        values = self.tensors if into is None else into
+        pointers = self._at("x" if into is None else "into", values)
+        kernels.combine[(self.count,)](
+            *(pointers, pointers if taken is None else self._at("other", others), self._lengths, self._which),
+            *(self._rows, self.places, line if kept is None else kept, line if taken is None else taken),
+            KEPT=kept is not None,
+            TAKEN=taken is not None,
+            TYPE=kernels.TYPES[self.dtype],
+            SUM=kernels.TYPES[line.dtype],
+            BLOCK=_BLOCK,
+            num_warps=_WARPS,
+        )
+
+
+def tables(places: Sequence[Place]) -> tuple[list[Table], list[Place]]:
+    """Tables of places (a tensor, a dimension, positions) that are rows, one a dtype, and the places that are none."""
+    found: dict[torch.dtype, list[Item]] = {}
+    rest: list[Place] = []
+    ends: dict[torch.dtype, int] = {}
+    for tensor, dim, positions in places:
+        if dim or not usable(tensor.device) or not in_rows(tensor):
+            rest.append((tensor, dim, positions))
+            continue
+        rows, end = positions.cpu().numpy(), ends.get(tensor.dtype, 0)
+        ends[tensor.dtype] = end + rows.size
+        found.setdefault(tensor.dtype, []).append(Item(tensor, rows, np.arange(end, end + rows.size)))
+    return [Table(items) for items in found.values()], rest

@@ -1,0 +1,94 @@
+"""Triton's kernels over rows of many tensors: a program a row. Importing this needs Triton.
+
+Tensors are given by their addresses, as each launch is for all of them. TYPE is that of their elements, SUM the one in
+which sums are taken.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+TYPES = {
+    torch.float32: tl.float32,
+    torch.float64: tl.float64,
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.bfloat16,
+}
+"""Triton's names of torch's."""
+
+
+@triton.jit
+def products(
+    xs,
+    steps,
+    copied,
+    lengths,
+    which,
+    rows,
+    places,
+    figures,
+    stride,
+    TYPE: tl.constexpr,
+    SUM: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    item = tl.program_id(0)
+    tensor = tl.load(which + item)
+    length = tl.load(lengths + tensor)
+    start = tl.load(rows + item) * length
+    x = tl.load(xs + tensor).to(tl.pointer_type(TYPE)) + start
+    step = tl.load(steps + tensor).to(tl.pointer_type(TYPE)) + start
+    sign = tl.load(copied + tensor).to(SUM)
+    new = tl.zeros((BLOCK,), SUM)
+    cross = tl.zeros((BLOCK,), SUM)
+    moved = tl.zeros((BLOCK,), SUM)
+    for begin in range(0, length, BLOCK):
+        index = begin + tl.arange(0, BLOCK)
+        inside = index < length
+        one = tl.load(x + index, mask=inside, other=0.0).to(SUM)
+        other = tl.load(step + index, mask=inside, other=0.0).to(SUM) - sign * one
+        new += one * one
+        cross += one * other
+        moved += other * other
+    place = figures + tl.load(places + item)
+    tl.store(place, tl.sum(new, 0))
+    tl.store(place + stride, tl.sum(cross, 0))
+    tl.store(place + 2 * stride, tl.sum(moved, 0))
+
+
+@triton.jit
+def combine(
+    xs,
+    others,
+    lengths,
+    which,
+    rows,
+    places,
+    kept,
+    taken,
+    KEPT: tl.constexpr,
+    TAKEN: tl.constexpr,
+    TYPE: tl.constexpr,
+    SUM: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    item = tl.program_id(0)
+    place = tl.load(places + item)
+    factor = tl.load(kept + place) if KEPT else tl.full((), 1.0, SUM)
+    share = tl.load(taken + place) if TAKEN else tl.full((), 0.0, SUM)
+    if (factor != 1.0) | (share != 0.0):
+        tensor = tl.load(which + item)
+        length = tl.load(lengths + tensor)
+        start = tl.load(rows + item) * length
+        x = tl.load(xs + tensor).to(tl.pointer_type(TYPE)) + start
+        other = tl.load(others + tensor).to(tl.pointer_type(TYPE)) + start
+        for begin in range(0, length, BLOCK):
+            index = begin + tl.arange(0, BLOCK)
+            inside = index < length
+            value = factor * tl.load(x + index, mask=inside, other=0.0).to(SUM)
+            value = tl.where(factor == 0.0, 0.0, value)
+            if TAKEN:
+                value += share * tl.load(other + index, mask=inside, other=0.0).to(SUM)
+            tl.store(x + index, value.to(TYPE), mask=inside)

@@ -1,0 +1,23 @@
+"""How group vectors lie in tensors: places, and rows in one piece."""
+
+from __future__ import annotations
+
+import torch
+
+Place = tuple[torch.Tensor, int, torch.Tensor]
+"""A tensor, one of its dimensions, and positions in it (int64, on the tensor's device)."""
+
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_IMAGES = 4
+"""Dimensions of a tensor that can have its channels last."""
+
+
+def in_rows(*tensors: torch.Tensor) -> bool:
+    """Whether tensors of one shape and dtype have each row in one piece, with its entries in the same order.
+
+    A row is a position in dimension 0.
+    """
+    if tensors[0].dtype not in _FLOATS or any(one.dtype is not tensors[0].dtype for one in tensors):
+        return False
+    orders = [torch.contiguous_format] + [torch.channels_last] * (tensors[0].ndim == _IMAGES)
+    return any(all(one.is_contiguous(memory_format=order) for one in tensors) for order in orders)

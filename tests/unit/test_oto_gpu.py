@@ -1,0 +1,118 @@
+"""Sparse optimizers on a GPU; where there is none, their kernels, interpreted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import oto_nets as on
+import pytest
+import torch
+
+import conformance as pc
+from reference_impls.oto import DHSPG, HESSO, HESSOCRIC, HSPG, OTO, Cycles, gpu
+
+KERNELS = Path(__file__).with_name("test_oto_kernels.py")
+METHODS = {
+    "hspg": (HSPG, {"start_step": 2, "penalty": 0.02}),
+    "dhspg": (DHSPG, {"start_step": 2, "penalty": 0.3}),
+    "hesso": (HESSO, {"start_step": 2, "pruning_steps": 6, "periods": 2}),
+    "cric": (HESSOCRIC, {"start_step": 1, "fade_steps": 3, "cycles": Cycles(steps=2, most=1, loss_weight=0)}),
+}
+cuda = pytest.mark.gpu
+
+
+@pytest.mark.skipif(gpu.kernels is None, reason="Triton is not here")
+def test_interpreted_kernels():
+    """Every test of them, on tensors of the CPU."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(KERNELS)]
+    environ = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout
+
+
+COMBINED = [{"KEPT": True, "TAKEN": True}, {"KEPT": True, "TAKEN": False}, {"KEPT": False, "TAKEN": True}]
+
+
+@pytest.mark.skipif(gpu.kernels is None, reason="Triton is not here")
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_compile_without_a_gpu(dtype, capability):
+    """Interpreted Python forgives what the compiler does not: for an A100 and an H100."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    sums = "float64" if dtype == "float64" else "float32"
+    line, constants = f"*{'fp64' if sums == 'float64' else 'fp32'}", {"TYPE": dtype, "SUM": sums}
+    shared = dict.fromkeys(("xs", "lengths", "which", "rows", "places"), "*i64")
+    for kernel, types, options in [
+        (gpu.kernels.products, {"steps": "*i64", "copied": "*i8", "figures": line, "stride": "i64"}, [{}]),
+        (gpu.kernels.combine, {"others": "*i64", "kept": line, "taken": line}, COMBINED),
+    ]:
+        for option in options:
+            given = {name: gpu.kernels.TYPES[getattr(torch, value)] for name, value in constants.items()}
+            given |= {"BLOCK": 512, **option}
+            known = {**shared, **types, **dict.fromkeys(given, "constexpr")}
+            signature = {name: known[name] for name in kernel.arg_names}
+            source = triton.compiler.ASTSource(kernel, signature=signature, constexprs=given)
+            assert triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm["cubin"]
+
+
+@cuda
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("base", ["momentum", "adamw"])
+def test_zeros_are_exact_and_so_is_the_subnet(method, base):
+    cls, options = METHODS[method]
+    model = on.net(dtype=torch.float32).cuda()
+    near = {} if cls in (HESSO, HESSOCRIC) else {"epsilon": 0.9, "complete": (20, 25)}
+    optimizer = on.wrapped(cls, model, base, **{**options, **near})
+    on.train(model, optimizer, 30)
+    assert optimizer.finished
+    choice = optimizer.quota.groups.select(optimizer.zero_groups)
+    assert len(choice) == optimizer.quota.groups.count // 2
+    model = model.cpu().eval()
+    assert on.same(on.state_of(pc.zero(model, choice)), on.state_of(model))
+    assert pc.equivalent(model, pc.extract(model, choice), torch.randn(2, 3, 6, 6), oracle="field").equal
+
+
+@cuda
+@pytest.mark.parametrize("method", ["hspg", "dhspg", "hesso"])
+def test_schedulers_clipping_autocast_and_a_scaler(method):
+    cls, options = METHODS[method]
+    model = on.net(dtype=torch.float32).cuda()
+    optimizer = on.wrapped(cls, model, "momentum", **options)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12)
+    scaler = torch.amp.GradScaler("cuda", init_scale=2.0**10)
+    x, y = torch.randn(16, 3, 6, 6, device="cuda"), torch.randint(0, 4, (16,), device="cuda")
+    for _ in range(12):
+        optimizer.zero_grad()
+        with torch.autocast("cuda", torch.float16):
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        scheduler.step()
+    assert optimizer.steps == 12
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@cuda
+def test_the_front_door():
+    torch.manual_seed(0)
+    model = on.net(dtype=torch.float32).cuda()
+    x = torch.randn(2, 3, 6, 6, device="cuda")
+    oto = OTO(model, x)
+    optimizer = oto.hesso(
+        lr=0.01, variant="sgd", first_momentum=0.9, target_group_sparsity=0.5, start_pruning_step=2, pruning_steps=6,
+        pruning_periods=2,
+    )  # fmt: skip
+    on.train(model, optimizer, 12)
+    subnet = oto.construct_subnet()
+    assert subnet.conv2.out_channels < 12
+    assert next(subnet.parameters()).is_cuda
+    torch.testing.assert_close(subnet.eval()(x), model.eval()(x))
