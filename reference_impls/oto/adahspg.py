@@ -163,7 +163,7 @@ class AdaHSPG(HSPG):
         """A step of the base, then every group shortened by lr * penalty."""
         self._after = None  # norms carried from a half-space step are of other values
         self.base.step()
-        held = self._group_of()
+        held = self.stepping.group_of()
         rates = [
             float(held[id(member.tensor)]["lr"]) if id(member.tensor) in held else 0.0 for member in self.rows.members
         ]

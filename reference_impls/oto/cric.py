@@ -10,6 +10,7 @@ import torch
 
 from conformance.errors import UsageError
 from reference_impls.oto.fading import Fading
+from reference_impls.oto.motion import Motion
 from reference_impls.oto.quota import Numbers, Quota
 from reference_impls.oto.rows import Rows, Scales, fill_
 from reference_impls.oto.saliency import Criteria
@@ -69,11 +70,10 @@ class HESSOCRIC(Fading):
         criteria: Criteria | None = None,
     ) -> None:
         """Raise UsageError for a schedule that cannot be."""
-        super().__init__(base, rows, quota)
+        super().__init__(base, rows, quota, criteria)
         if start_step < 0 or fade_steps < 1:
             raise UsageError(f"groups fade in at least a step, not {fade_steps}, from step 0 on, not {start_step}")
         self.start_step, self.fade_steps, self.cycles = start_step, fade_steps, cycles
-        self.criteria = criteria or Criteria()
         self.phase: Phase = "before"
         self.place = self.cycle = 0
         self.reference = 0.0
@@ -82,7 +82,8 @@ class HESSOCRIC(Fading):
         self.ratios = np.zeros(len(self.layers))
         self.doubted, self.trial, self.history = (np.zeros(rows.count + 1, dtype=bool) for _ in range(3))
         self._doubted = Scales(())
-        self._memory: dict[str, Any] = {}
+        self._kept: dict[str, Any] = {}
+        self._motion: Motion | None = None
 
     @staticmethod
     def steps_needed(quota: Quota, cycles: Cycles, fade_steps: int) -> int:
@@ -97,20 +98,23 @@ class HESSOCRIC(Fading):
 
     def update(self, loss: Loss | None) -> None:
         """One step of the phase."""
-        if self.quota.empty or self.steps < self.start_step or self.phase == "after":
+        if self.quota.empty or self.steps < self.start_step:
             self.base.step()
+            return
+        if self.phase == "after":
+            self.stepping.step()
             return
         if self.phase == "before":
             if self.cycles.loss_weight:
                 self.reference = _number(loss)
-            self._memory = self._memorise()
+            self._kept = self._memorise()
             self.phase = "probe" if self.cycles.loss_weight and self.layers else "cycle"
         if self.phase == "probe":
             self._probe(loss)
         elif self.phase == "cycle":
             self._cycle()
         else:
-            self.base.step()
+            self.stepping.step()
             self.place += 1
             self.faded(self.place, self.fade_steps)
             if self.place == self.fade_steps:
@@ -167,17 +171,16 @@ class HESSOCRIC(Fading):
         for layer, inside in enumerate(self.layers):
             final[inside] += self.cycles.loss_weight * self.ratios[layer] / inside.size
         self.fade(self._lowest(torch.from_numpy(final)))
-        self.phase, self._memory, self._doubted = "fade", {}, Scales(())
-        self._buffers.clear()
+        self.phase, self._kept, self._doubted, self._motion = "fade", {}, Scales(()), None
 
     def _lowest(self, scores: torch.Tensor) -> Numbers:
         return self.quota.reaching(scores, self.gone, self.quota.budget)
 
     def _scored(self) -> torch.Tensor:
         """A step of the base, and the scores of it."""
-        before = self.remember()
-        self.base.step()
-        scores = self.scores(before, self.criteria)
+        if self._motion is None:
+            self._motion = self.whole()
+        scores = self.scored(self._motion)
         self.logged += scores
         self.log_count += 1
         return scores
@@ -203,7 +206,7 @@ class HESSOCRIC(Fading):
         return [units.tensors[name].detach() for name in names if id(units.tensors[name]) not in held]
 
     def _put_back(self) -> None:
-        memory = self._memory
+        memory = self._kept
         for tensor, value, kept in zip(self._parameters(), memory["parameters"], memory["base"], strict=True):
             tensor.copy_(value)
             if kept is None:
@@ -227,7 +230,7 @@ class HESSOCRIC(Fading):
             "log_count": self.log_count,
             "ratios": torch.from_numpy(self.ratios.copy()),
             **{name: torch.from_numpy(getattr(self, name).copy()) for name in _FLAGS},
-            "memory": self._memory,
+            "memory": self._kept,
         }
 
     def load_own_state(self, saved: dict[str, Any]) -> None:
@@ -244,7 +247,7 @@ class HESSOCRIC(Fading):
         if memory:
             moved = zip(memory["base"], self._parameters(), strict=True)
             memory["base"] = [None if kept is None else _copied(kept, tensor.device) for kept, tensor in moved]
-        self._memory = memory
+        self._kept = memory
 
 
 _FLAGS = ("doubted", "trial", "history")

@@ -12,9 +12,9 @@ from conformance.errors import UsageError
 from reference_impls.oto.gpu_motion import motion_over
 from reference_impls.oto.halfspace import HalfSpace
 from reference_impls.oto.quota import Quota
-from reference_impls.oto.rows import Lines, Rows
-from reference_impls.oto.saliency import dhspg_redundancy, products
-from reference_impls.oto.wrapper import Loss, decoupled
+from reference_impls.oto.rows import Rows
+from reference_impls.oto.saliency import along, dhspg_redundancy, products
+from reference_impls.oto.wrapper import Loss
 
 MOST = 0.999
 
@@ -66,13 +66,13 @@ class DHSPG(HalfSpace):
             self.base.step()
             return
         if self.steps == self.start_step:
-            before = self.remember()
-            self.stepping.step()
-            found = products(self.rows, before, self.direction(before))
+            whole = motion_over(self.rows, np.arange(self.rows.count + 1) > 0, self._memory)
+            squares = whole.squares()
+            self.moved(whole)
+            found = products(whole, self.stepping, squares)
             self._choose(dhspg_redundancy(found, self.rows.units.sizes.to(found.xx), self._free))
-            self._motion.copied(before)
+            self._motion.follow(whole)
             self._push()
-            self._buffers.clear()
         else:
             self.moved(self._motion)
             self._push()
@@ -95,19 +95,9 @@ class DHSPG(HalfSpace):
     def _push(self) -> None:
         """Penalty and projection, from the positions that hold penalised groups."""
         lines = self._motion.lines
-        rates, decays = self._rates(lines)
-        found = self._motion.products()
-        new, cross, length, scale = found.new, found.cross, found.length, found.scale
-        moved = cross + scale * length
-        # From the motion to d: divided by lr where it was copied, and without decoupled decay.
-        shrink = lines.shared([a / b if b else 0.0 for a, b in zip(self._motion.scales(), rates, strict=True)])
-        decay, rate = lines.shared(decays), lines.shared(rates)
-        inner = new + scale * cross
-        xx = inner + scale * moved
-        xd, dd = moved * shrink, length * (shrink * shrink)
-        dd = dd - 2 * decay * xd + decay * decay * xx
-        xd = xd - decay * xx
-        squares, xd, dd, inner, weighted = lines.totals((xx, xd, dd, inner, rate * xx))
+        found = along(self._motion, self.stepping)
+        rate = lines.shared(self.stepping.rates(lines.members)[0])
+        squares, xd, dd, inner, weighted = lines.totals((found.xx, found.xd, found.dd, found.zx, rate * found.xx))
         norm = squares.sqrt()
         push = torch.where(self._flags, self._penalties(norm, xd, dd) / (norm + 1e-8), 0)
         self._motion.pull(push, rate)
@@ -117,17 +107,6 @@ class DHSPG(HalfSpace):
         self.project(self._flags & self.leaving(inner, squares, self.epsilon), inner, squares, self._flags)
         if self.gone.sum() != before:
             self._active_members()
-
-    def _rates(self, lines: Lines) -> tuple[list[float], list[float]]:
-        """For each member its lr, 0 where the base does not move it, and its decoupled weight decay."""
-        held = self._group_of()
-        rates, decays = [], []
-        for member in lines.members:
-            group = held.get(id(member.tensor))
-            rates.append(0.0 if group is None else float(group["lr"]))
-            steps = group is not None and member.tensor.grad is not None and decoupled(group)
-            decays.append(float(group.get("weight_decay", 0)) if group is not None and steps else 0.0)
-        return rates, decays
 
     def _penalties(self, norm: torch.Tensor, xd: torch.Tensor, dd: torch.Tensor) -> torch.Tensor:
         """penalty_g: enough to shrink the group although d lengthens it, while the step still descends."""

@@ -8,22 +8,23 @@ import numpy as np
 import torch
 
 from conformance.errors import UsageError
+from reference_impls.oto.gpu_motion import motion_over
+from reference_impls.oto.motion import Memory, Motion
 from reference_impls.oto.quota import Numbers, Quota
 from reference_impls.oto.rows import Rows, Scales
 from reference_impls.oto.saliency import Criteria, hesso_scores, products
-from reference_impls.oto.stepping import Stepping
 from reference_impls.oto.wrapper import Loss, SparseOptimizer, same_everywhere
 
 
 class Fading(SparseOptimizer):
     """Groups that fade: scaled down after every step so that they are exactly zero after `length` steps."""
 
-    def __init__(self, base: torch.optim.Optimizer, rows: Rows, quota: Quota) -> None:
-        """As SparseOptimizer."""
+    def __init__(self, base: torch.optim.Optimizer, rows: Rows, quota: Quota, criteria: Criteria | None = None) -> None:
+        """As SparseOptimizer; criteria are for `scored`."""
         super().__init__(base, rows, quota)
+        self.criteria = criteria or Criteria()
         self.fading: Numbers = np.zeros(0, dtype=np.int64)
         self._fading = Scales(())
-        self.stepping = Stepping(base)
 
     def fade(self, groups: Numbers) -> None:
         """These groups fade from now on, and no others."""
@@ -38,10 +39,17 @@ class Fading(SparseOptimizer):
             self.prune(self.fading)
             self.fade(self.fading[:0])
 
-    def scores(self, before: dict[int, torch.Tensor], criteria: Criteria) -> torch.Tensor:
-        """HESSO's scores of the step the base has just made from `before`."""
-        found = products(self.rows, before, self.direction(before))
-        return hesso_scores(found, self.rows.units.sizes.to(found.xx), self._free, criteria)
+    def scored(self, motion: Motion) -> torch.Tensor:
+        """A step of the base, and HESSO's scores of it by self.criteria, from a motion over all groups."""
+        squares = motion.squares()
+        motion.before(self.stepping)
+        self.stepping.step()
+        found = products(motion, self.stepping, squares)
+        return hesso_scores(found, self.rows.units.sizes.to(found.xx), self._free, self.criteria)
+
+    def whole(self) -> Motion:
+        """A motion over all groups, with memory of its own."""
+        return motion_over(self.rows, np.arange(self.rows.count + 1) > 0, Memory())
 
     def own_state(self) -> dict[str, Any]:
         """The groups that fade."""
@@ -75,14 +83,13 @@ class Periods(Fading):
         criteria: Criteria | None = None,
     ) -> None:
         """See the class."""
-        super().__init__(base, rows, quota)
+        super().__init__(base, rows, quota, criteria)
         if start_step < 0 or periods < 1 or pruning_steps < periods:
             raise UsageError(
                 f"pruning starts at step 0 or later and takes at least a step a period, not {pruning_steps} steps in "
                 f"{periods} periods from step {start_step}"
             )
         self.start_step, self.periods, self.length = start_step, periods, pruning_steps // periods
-        self.criteria = criteria or Criteria()
 
     def scored_step(self) -> torch.Tensor:
         """A step of the base, and a score for every group by self.criteria: low leaves."""

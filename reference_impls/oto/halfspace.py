@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from conformance.errors import UsageError
-from reference_impls.oto.motion import Bound, Memory, Motion
+from reference_impls.oto.motion import Motion
 from reference_impls.oto.quota import Quota
 from reference_impls.oto.rows import Rows
-from reference_impls.oto.stepping import Stepping
-from reference_impls.oto.wrapper import SparseOptimizer, adds_decay
+from reference_impls.oto.stepping import adds_decay
+from reference_impls.oto.wrapper import SparseOptimizer
 
 
 class HalfSpace(SparseOptimizer):
@@ -45,44 +45,16 @@ class HalfSpace(SparseOptimizer):
             raise UsageError(f"groups are completed from one step to a later one, not {complete[0]} to {complete[1]}")
         self.epsilon, self.complete, self.seed = epsilon, complete, seed
         self.met = quota.empty
-        self._memory = Memory()
-        self.stepping = Stepping(base)
         self._numbers: dict[int, list[int]] = {}
         for number, member in enumerate(rows.members):
             self._numbers.setdefault(id(member.tensor), []).append(number)
 
-    # -- the old point -------------------------------------------------------------------------
-
-    def shifts(self, *, penalised: bool) -> Bound:
-        """Before a step: for parameters whose step will be x - lr * b, what says b, and lr, by id.
-
-        In a penalised step the gradient has the decay in it.
-        """
-        found: Bound = {}
-        if type(self.base) is not torch.optim.SGD:
-            return found
-        for group in self.param_groups:
-            if group["nesterov"]:
-                continue
-            for tensor in group["params"]:
-                if tensor.grad is None:
-                    continue
-                if group["momentum"]:
-                    found[id(tensor)] = None, float(group["lr"])
-                elif not group["maximize"] and (penalised or not group["weight_decay"]):
-                    found[id(tensor)] = tensor.grad, float(group["lr"])
-        return found
-
     def moved(self, motion: Motion, coefficient: torch.Tensor | None = None, *, asked: bool = True) -> None:
         """The base's step; gradients get coefficient[g] * x of each group g. A motion that is asked later is told."""
         if asked:
-            motion.before(self.shifts(penalised=coefficient is not None), self._buffer)
+            motion.before(self.stepping, penalised=coefficient is not None)
         with contextlib.nullcontext() if coefficient is None else self._penalised(motion, coefficient):
             self.stepping.step()
-
-    def _buffer(self, tensor: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.state[tensor]["momentum_buffer"]
-        return found
 
     @property
     def completing(self) -> bool:
@@ -121,7 +93,7 @@ class HalfSpace(SparseOptimizer):
         Weight decay that the base would add to the gradient is added here in the same pass: what the base computes
         stays the same to the bit, and its temporaries are saved.
         """
-        held = self._group_of()
+        held = self.stepping.group_of()
         signs = {key: -1 if group.get("maximize", False) else 1 for key, group in held.items()}
         decays = {key: group["weight_decay"] for key, group in held.items() if adds_decay(self.base, group)}
         done = motion.press(coefficient, signs, decays)

@@ -81,7 +81,7 @@ class HSPG(HalfSpace):
         """||x_g||^2 before the step: what the step before has found after it, if nobody has written to x since."""
         known, self._after = self._after, None
         if known is None or self._written != self._writes():
-            known = self._motion.lines.total(self._motion.squares())
+            known = self._motion.squares()
         return torch.where(self._open, known, 0)
 
     def _inner(self) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -54,6 +54,18 @@ def _unlike(one: torch.Tensor, other: torch.Tensor) -> bool:
     return pairs[0] != pairs[1]
 
 
+class Steps(Protocol):
+    """What is known of the steps of a base: see `stepping.Stepping`."""
+
+    def shifts(self, *, penalised: bool = False) -> Bound:
+        """Before a step: for parameters whose step will be x - lr * b, what says b, and lr, by id."""
+        ...
+
+    def buffer(self, tensor: torch.Tensor) -> torch.Tensor:
+        """b of a parameter after a step, where nothing else says it."""
+        ...
+
+
 @dataclass(frozen=True)
 class Products:
     """Long lines of <x_new, x_new>, <x_new, moved> and <moved, moved>, and the scale of `moved`.
@@ -89,16 +101,13 @@ class Motion:
         self._buffer: Callable[[torch.Tensor], torch.Tensor] = _unasked
         self._copies: list[torch.Tensor | None] = [None] * len(members)
 
-    def before(self, known: Bound, buffer: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Copy what has to be copied.
-
-        known says which parameters' steps tell themselves, and buffer gives b of a parameter after the step.
-        """
-        self._known, self._buffer = known, buffer
+    def before(self, stepping: Steps, *, penalised: bool = False) -> None:
+        """Copy what has to be copied before a step; in a penalised one gradients have penalty and decay in them."""
+        self._known, self._buffer = stepping.shifts(penalised=penalised), stepping.buffer
         whole: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for number, member in enumerate(self.lines.members):
             key = id(member.tensor)
-            if member.alone and key in known:
+            if member.alone and key in self._known:
                 self._copies[number] = None
             elif member.picks is None and key in whole:
                 self._copies[number] = whole[key][0]
@@ -111,6 +120,15 @@ class Motion:
         if whole:
             helds, tensors = zip(*whole.values(), strict=True)
             torch._foreach_copy_(helds, tensors)
+
+    def follow(self, whole: Motion) -> None:
+        """After a step that a motion over all members was told of: of some of them what it knows."""
+        self._known, self._buffer = whole._known, whole._buffer
+        olds = {id(member.tensor): old for member, old in zip(whole.lines.members, whole._copies, strict=True)}
+        for number, member in enumerate(self.lines.members):
+            old = olds[id(member.tensor)]
+            picked = member.picks is not None and old is not None
+            self._copies[number] = member.take(old, member.picks) if picked else old  # type: ignore[arg-type]
 
     def copied(self, before: dict[int, torch.Tensor]) -> None:
         """After a step: from copies of whole parameters, by id."""
@@ -150,9 +168,9 @@ class Motion:
         return Products(new, cross, length, self.lines.shared(self.scales()))
 
     def squares(self) -> torch.Tensor:
-        """A long line of <x, x> as x is now: the same bits as `products` has of it."""
+        """<x, x> of each group as x is now: the same bits as a total of what `products` has of it."""
         self.copied({id(member.tensor): member.tensor.detach() for member in self.lines.members})
-        return self.products().new
+        return self.lines.total(self.products().new)
 
     def _flat(self, number: int) -> tuple[Any, ...] | None:
         """What compiled loops take of a member: x, its step or copy, rows, which of the two; None where they cannot."""

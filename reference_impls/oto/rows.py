@@ -8,7 +8,7 @@ segmented sum turns all lines into a figure a group.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -366,21 +366,3 @@ class Scales:
 def numbers(flags: torch.Tensor) -> npt.NDArray[np.int64]:
     """Group numbers that are set, ascending."""
     return np.flatnonzero(flags.cpu().numpy())
-
-
-def unique_copies(
-    tensors: Iterable[torch.Tensor], into: dict[int, torch.Tensor] | None = None
-) -> dict[int, torch.Tensor]:
-    """A copy of each tensor by its id; buffers of an earlier call are used again."""
-    found = {} if into is None else into
-    for tensor in tensors:
-        held = found.get(id(tensor))
-        if held is None or held.shape != tensor.shape or held.dtype != tensor.dtype or held.device != tensor.device:
-            found[id(tensor)] = tensor.detach().clone(memory_format=torch.preserve_format)
-        else:
-            held.copy_(tensor.detach())
-    return found
-
-
-Direction = Callable[[Member], torch.Tensor]
-"""The direction d of a member's tensor: a step of length lr goes along -d."""

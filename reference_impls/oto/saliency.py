@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from conformance.errors import UsageError
-from reference_impls.oto.rows import Direction, Rows
+from reference_impls.oto.motion import Motion
+from reference_impls.oto.stepping import Stepping
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,38 @@ class Products:
     dd: torch.Tensor
 
 
-def products(rows: Rows, before: dict[int, torch.Tensor], direction: Direction) -> Products:
-    """Of the parameters as they were `before` a step, by id, and its direction."""
-    old = [before[id(member.tensor)] for member in rows.members]
-    moved = [direction(member) for member in rows.members]
-    return Products(
-        rows.gather(rows.squares(old)), rows.gather(rows.dots(old, moved)), rows.gather(rows.squares(moved))
-    )
+@dataclass(frozen=True)
+class Along:
+    """Long lines of <x, x>, <x, d> and <d, d> of a step from x, and of <z, x> of the point z where it ended."""
+
+    xx: torch.Tensor
+    xd: torch.Tensor
+    dd: torch.Tensor
+    zx: torch.Tensor
+
+
+def along(motion: Motion, stepping: Stepping) -> Along:
+    """Of the step just made. d is (x - z) / lr without decoupled weight decay, 0 where nothing was moved."""
+    lines = motion.lines
+    rates, decays = stepping.rates(lines.members)
+    found = motion.products()
+    # From the motion to d: divided by lr where it was copied.
+    shrink = lines.shared([a / b if b else 0.0 for a, b in zip(motion.scales(), rates, strict=True)])
+    decay = lines.shared(decays)
+    moved = found.cross + found.scale * found.length
+    zx = found.new + found.scale * found.cross
+    xx = zx + found.scale * moved
+    xd, dd = moved * shrink, found.length * (shrink * shrink)
+    dd = dd - 2 * decay * xd + decay * decay * xx
+    return Along(xx, xd - decay * xx, dd, zx)
+
+
+def products(motion: Motion, stepping: Stepping, squares: torch.Tensor) -> Products:
+    """Of the step just made. squares are <x, x> from before it: behind a step longer than x little is left of x."""
+    found = along(motion, stepping)
+    xd, dd = motion.lines.totals((found.xd, found.dd))
+    most = (squares * dd).sqrt()
+    return Products(squares, torch.clamp(xd, -most, most), dd)
 
 
 def hesso_scores(found: Products, sizes: torch.Tensor, free: torch.Tensor, criteria: Criteria) -> torch.Tensor:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from reference_impls.oto.wrapper import decoupled
+from reference_impls.oto.motion import Bound
+from reference_impls.oto.rows import Member
 
 
 class Stepping:
@@ -42,6 +43,50 @@ class Stepping:
         for group, tensors in fitting:
             if tensors:
                 self._step(group, tensors)
+
+    # -- what is known of a step -----------------------------------------------------------------
+
+    def group_of(self) -> dict[int, dict[str, Any]]:
+        """The param_group of each parameter, by its id."""
+        return {id(tensor): group for group in self.base.param_groups for tensor in group["params"]}
+
+    def shifts(self, *, penalised: bool = False) -> Bound:
+        """Before a step: for parameters whose step will be x - lr * b, what says b, and lr, by id.
+
+        In a penalised step the gradient has the decay in it.
+        """
+        found: Bound = {}
+        if type(self.base) is not torch.optim.SGD:
+            return found
+        for group in self.base.param_groups:
+            if group["nesterov"]:
+                continue
+            for tensor in group["params"]:
+                if tensor.grad is None:
+                    continue
+                if group["momentum"]:
+                    found[id(tensor)] = None, float(group["lr"])
+                elif not group["maximize"] and (penalised or not group["weight_decay"]):
+                    found[id(tensor)] = tensor.grad, float(group["lr"])
+        return found
+
+    def buffer(self, tensor: torch.Tensor) -> torch.Tensor:
+        """b of a parameter after a step, where nothing else says it."""
+        found: torch.Tensor = self.base.state[tensor]["momentum_buffer"]
+        return found
+
+    def rates(self, members: Sequence[Member]) -> tuple[list[float], list[float]]:
+        """For each member its lr, and its decoupled weight decay; 0 where the base does not move it."""
+        held = self.group_of()
+        rates, decays = [], []
+        for member in members:
+            group = held.get(id(member.tensor))
+            rates.append(0.0 if group is None else float(group["lr"]))
+            moves = group is not None and member.tensor.grad is not None and decoupled(group) and rates[-1]
+            decays.append(float(group.get("weight_decay", 0)) if group is not None and moves else 0.0)
+        return rates, decays
+
+    # -- making it -------------------------------------------------------------------------------
 
     def _fitting(self, group: dict[str, Any]) -> list[torch.Tensor]:
         names = _names(group)
@@ -88,6 +133,17 @@ def _names(group: dict[str, Any]) -> list[str]:
     if "momentum" in group:
         return ["momentum_buffer"] if group["momentum"] else []
     return ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])]
+
+
+def decoupled(group: dict[str, Any]) -> bool:
+    """Whether weight decay shrinks parameters directly rather than through the gradient."""
+    return bool(group.get("decoupled_weight_decay", False))
+
+
+def adds_decay(base: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
+    """Whether the base adds weight_decay * x to the gradient before anything else, as far as is known of it."""
+    known = type(base) in (torch.optim.SGD, torch.optim.Adam)
+    return known and not decoupled(group) and group["weight_decay"] != 0
 
 
 def _plain(group: dict[str, Any], devices: tuple[str, ...]) -> bool:

@@ -10,8 +10,10 @@ import torch
 import torch.distributed as dist
 
 from conformance.errors import UsageError
+from reference_impls.oto.motion import Memory
 from reference_impls.oto.quota import Numbers, Quota
-from reference_impls.oto.rows import Direction, Fills, Member, Rows, fill_, numbers, unique_copies
+from reference_impls.oto.rows import Fills, Rows, fill_, numbers
+from reference_impls.oto.stepping import Stepping
 
 Loss = torch.Tensor | float
 
@@ -32,7 +34,9 @@ class SparseOptimizer(torch.optim.Optimizer):
         super().__init__(base.param_groups, dict(base.defaults))
         self.base, self.rows, self.quota = base, rows, quota
         self._share()
-        held = self._group_of()
+        self.stepping = Stepping(base)
+        self._memory = Memory()
+        held = self.stepping.group_of()
         if rows.members and not any(id(tensor) in held for tensor in rows.parameters):
             raise UsageError("the optimizer holds no parameter of the model that the groups are of")
         if not quota.empty:
@@ -41,7 +45,6 @@ class SparseOptimizer(torch.optim.Optimizer):
         self.gone = np.zeros(rows.count + 1, dtype=bool)
         self._free = torch.from_numpy(quota.free).to(rows.device)
         self._open = self._free
-        self._buffers: dict[int, torch.Tensor] = {}
         self._fills = Fills(())
 
     def _share(self) -> None:
@@ -109,35 +112,6 @@ class SparseOptimizer(torch.optim.Optimizer):
         """Numbers of the groups that have left."""
         return np.flatnonzero(self.gone)
 
-    # -- directions ----------------------------------------------------------------------------
-
-    def _group_of(self) -> dict[int, dict[str, Any]]:
-        """The param_group of each parameter, by its id."""
-        return {id(tensor): group for group in self.param_groups for tensor in group["params"]}
-
-    def remember(self) -> dict[int, torch.Tensor]:
-        """Copies of all parameters with group vectors, by id. Valid until the next call."""
-        return unique_copies(self.rows.parameters, self._buffers)
-
-    def direction(self, before: dict[int, torch.Tensor]) -> Direction:
-        """d of the step the base has just made: (before - after) / lr, without decoupled weight decay.
-
-        Where nothing was moved (no gradient, not in the optimizer, lr 0) it is zero.
-        """
-        held = self._group_of()
-
-        def of(member: Member) -> torch.Tensor:
-            group = held.get(id(member.tensor))
-            if group is None or member.tensor.grad is None or float(group["lr"]) == 0:
-                return torch.zeros_like(member.tensor)
-            old = before[id(member.tensor)]
-            moved = old.sub(member.tensor.detach()).div_(float(group["lr"]))
-            if decoupled(group) and group.get("weight_decay", 0):
-                moved.sub_(old, alpha=group["weight_decay"])
-            return moved
-
-        return of
-
     # -- state ---------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -178,17 +152,6 @@ class SparseOptimizer(torch.optim.Optimizer):
             super().add_param_group(param_group)
             return
         self.base.add_param_group(param_group)
-
-
-def decoupled(group: dict[str, Any]) -> bool:
-    """Whether weight decay shrinks parameters directly rather than through the gradient."""
-    return bool(group.get("decoupled_weight_decay", False))
-
-
-def adds_decay(base: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
-    """Whether the base adds weight_decay * x to the gradient before anything else, as far as is known of it."""
-    known = type(base) in (torch.optim.SGD, torch.optim.Adam)
-    return known and not decoupled(group) and group["weight_decay"] != 0
 
 
 def same_everywhere(left: Numbers, count: int, device: torch.device) -> Numbers:

@@ -176,7 +176,7 @@ def test_squares_have_the_bits_of_products(base, flat, monkeypatch):
     if not flat:
         monkeypatch.setattr(Motion, "_flat", lambda *_: None)
     _, motion, _ = stepped(base, 5, 1.0)
-    found = motion.products().new.clone()
+    found = motion.lines.total(motion.products().new)
     assert torch.equal(motion.squares(), found)
 
 
