@@ -23,8 +23,16 @@ Array = npt.NDArray[Any]
 Job = tuple[Any, ...]
 """Arguments of one of the loops below: its first is a matrix, its third the rows that are looked at."""
 
-# Sums may be taken in any order, by vectors; what is not a number stays so.
-_loop = numba.njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", nogil=True, cache=True)
+
+def _loop(function: Callable[..., None]) -> Callable[..., None]:
+    """The function compiled. Its sums may be taken in any order, by vectors; what is not a number stays so."""
+    options: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy", "nogil": True}
+    compiled: Callable[..., None]
+    try:
+        compiled = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # nowhere to keep it: compiled in every process
+        compiled = numba.njit(**options)(function)
+    return compiled
 
 
 @_loop

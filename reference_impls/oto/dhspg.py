@@ -66,7 +66,7 @@ class DHSPG(HalfSpace):
             self.base.step()
             return
         if self.steps == self.start_step:
-            whole = motion_over(self.rows, np.arange(self.rows.count + 1) > 0, self._memory)
+            whole = motion_over(self.rows, self._memory)
             squares = whole.squares()
             self.moved(whole)
             found = products(whole, self.stepping, squares)
@@ -90,7 +90,7 @@ class DHSPG(HalfSpace):
     def _active_members(self) -> None:
         flags = self.penalised_groups & ~self.gone
         self._flags = torch.from_numpy(flags).to(self.rows.device)
-        self._motion = motion_over(self.rows, flags, self._memory)
+        self._motion = motion_over(self.rows, self._memory, flags)
 
     def _push(self) -> None:
         """Penalty and projection, from the positions that hold penalised groups."""
@@ -98,7 +98,7 @@ class DHSPG(HalfSpace):
         found = along(self._motion, self.stepping)
         rate = lines.shared(self.stepping.rates(lines.members)[0])
         squares, xd, dd, inner, weighted = lines.totals((found.xx, found.xd, found.dd, found.zx, rate * found.xx))
-        norm = squares.sqrt()
+        norm = squares.clamp(min=0).sqrt()  # by rounding it can be less behind a long step
         push = torch.where(self._flags, self._penalties(norm, xd, dd) / (norm + 1e-8), 0)
         self._motion.pull(push, rate)
         # Where a parameter's rows and columns are of different groups both may shrink it; each is tested on its own.

@@ -49,7 +49,7 @@ class Fading(SparseOptimizer):
 
     def whole(self) -> Motion:
         """A motion over all groups, with memory of its own."""
-        return motion_over(self.rows, np.arange(self.rows.count + 1) > 0, Memory())
+        return motion_over(self.rows, Memory())
 
     def own_state(self) -> dict[str, Any]:
         """The groups that fade."""

@@ -17,8 +17,10 @@ from reference_impls.oto.rows import Lines
 Flags = npt.NDArray[np.bool_]
 
 
-def motion_over(lines: Lines, flags: Flags, memory: Memory) -> Motion:
-    """What steps do to members of groups that are flagged, by what the device has for it."""
+def motion_over(lines: Lines, memory: Memory, flags: Flags | None = None) -> Motion:
+    """What steps do to members of groups that are flagged, or of all, by what the device has for it."""
+    if flags is None:
+        flags = np.arange(lines.count + 1) > 0
     if gpu.usable(lines.device):
         return GpuMotion(lines, flags, memory)
     return Motion(lines.with_groups(flags), memory)

@@ -54,7 +54,7 @@ class HSPG(HalfSpace):
         self._kind = torch.tensor([KINDS.index(kind) if kind else 0 for kind in rows.units.groups.kinds])
         self.epsilons = torch.full((len(KINDS),), epsilon, dtype=torch.float64)
         self._last = 0.0
-        self._motion = motion_over(rows, np.arange(rows.count + 1) > 0, self._memory)
+        self._motion = motion_over(rows, self._memory)
         self._after: torch.Tensor | None = None
         self._written: list[tuple[int, int]] = []
 

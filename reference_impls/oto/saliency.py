@@ -76,6 +76,7 @@ def products(motion: Motion, stepping: Stepping, squares: torch.Tensor) -> Produ
     """Of the step just made. squares are <x, x> from before it: behind a step longer than x little is left of x."""
     found = along(motion, stepping)
     xd, dd = motion.lines.totals((found.xd, found.dd))
+    dd = dd.clamp(min=0)  # by rounding it can be less, and <x, d> more than lengths allow
     most = (squares * dd).sqrt()
     return Products(squares, torch.clamp(xd, -most, most), dd)
 

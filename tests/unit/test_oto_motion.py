@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import oto_nets as on
 import pytest
@@ -225,6 +229,24 @@ def test_what_is_no_number_stays_so():
     assert np.isnan(job[4][0])
     assert np.isnan(job[5][0])
     assert not np.isnan(job[6][0])
+
+
+def test_loops_compile_where_nothing_can_be_kept():
+    """A read-only installation, and no home: numba refuses to keep what it compiles when it is told to."""
+    source = Path(compiled.__file__)
+    code = (
+        "import numba.core.caching as caching\n"
+        "(getattr(caching, 'CacheImpl', None) or caching._CacheImpl)._locator_classes = []\n"
+        "import numpy as np\n"
+        "from reference_impls.oto import compiled\n"
+        "out = [np.zeros(1) for _ in range(3)]\n"
+        "compiled.products(np.ones((1, 4)), np.ones((1, 4)), np.arange(1), False, *out)\n"
+        "print(*(float(one[0]) for one in out))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=source.parents[2], check=False
+    )
+    assert done.stdout.split() == ["4.0", "4.0", "4.0"], done.stderr
 
 
 def test_rows_that_lie_in_pieces_are_none():

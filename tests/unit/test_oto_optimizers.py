@@ -72,6 +72,15 @@ def test_a_step_that_is_watched_is_the_bases_bit_for_bit(base):
     assert on.same(on.state_of(one), on.state_of(other))
 
 
+@pytest.mark.parametrize("name", ["dhspg", "hspg", "hesso", "cric"])
+def test_a_step_longer_than_the_groups_gives_numbers(name):
+    """<x, x> behind such a step is a difference of large numbers, which rounding can take below zero."""
+    model = on.net(dtype=torch.float32)
+    optimizer = made(name, model, on.with_options("momentum", lr=1e3), start_step=2)
+    on.train(model, optimizer, 6)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
 # -- zeros --------------------------------------------------------------------------------------------
 
 
