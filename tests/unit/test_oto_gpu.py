@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import oto_nets as on
 import pytest
 import torch
@@ -24,9 +25,19 @@ METHODS = {
 cuda = pytest.mark.gpu
 
 
+def interpreter_fails():
+    """Triton 3.6 makes a number of a loop's bound in a way that numpy has not allowed since 2.4."""
+    import triton
+
+    found, numpy = (tuple(map(int, one.__version__.split(".")[:2])) for one in (triton, np))
+    return found < (3, 7) and numpy >= (2, 4)
+
+
 @pytest.mark.skipif(gpu.kernels is None, reason="Triton is not here")
 def test_interpreted_kernels():
     """Every test of them, on tensors of the CPU."""
+    if interpreter_fails():
+        pytest.skip("this Triton's interpreter does not work with this numpy")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(KERNELS)]
     environ = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=500, check=False)
