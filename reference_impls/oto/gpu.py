@@ -7,6 +7,7 @@ tensor.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Sequence
@@ -80,14 +81,19 @@ class Table:
 
         moved is a row of steps, or that less x for tensors that are flagged in `copied` (int8, on the device).
         """
-        kernels.products[(self.count,)](
+        self._launch(
+            kernels.products,
             *(self._at("x", self.tensors), self._at("step", steps), copied, self._lengths, self._which),
             *(self._rows, self.places, figures, figures.stride(0)),
-            TYPE=kernels.TYPES[self.dtype],
             SUM=kernels.TYPES[figures.dtype],
-            BLOCK=_BLOCK,
-            num_warps=_WARPS,
         )
+
+    def _launch(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
+        """A program a row. Triton launches on the current device, whatever the tensors are on."""
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext():
+            kernel[(self.count,)](
+                *arguments, **constants, TYPE=kernels.TYPES[self.dtype], BLOCK=_BLOCK, num_warps=_WARPS
+            )
 
     def combine(
         self,
@@ -107,28 +113,25 @@ class Table:
         assert line is not None
         values = self.tensors if into is None else into
         pointers = self._at("x" if into is None else "into", values)
-        kernels.combine[(self.count,)](
+        self._launch(
+            kernels.combine,
             *(pointers, pointers if taken is None else self._at("other", others), self._lengths, self._which),
             *(self._rows, self.places, line if kept is None else kept, line if taken is None else taken),
             KEPT=kept is not None,
             TAKEN=taken is not None,
-            TYPE=kernels.TYPES[self.dtype],
             SUM=kernels.TYPES[line.dtype],
-            BLOCK=_BLOCK,
-            num_warps=_WARPS,
         )
 
 
 def tables(places: Sequence[Place]) -> tuple[list[Table], list[Place]]:
-    """Tables of places (a tensor, a dimension, positions) that are rows, one a dtype, and the places that are none."""
-    found: dict[torch.dtype, list[Item]] = {}
+    """Tables of places that are rows, one a device and dtype, and the places that are none."""
+    found: dict[tuple[torch.device, torch.dtype], list[Item]] = {}
     rest: list[Place] = []
-    ends: dict[torch.dtype, int] = {}
     for tensor, dim, positions in places:
         if dim or not usable(tensor.device) or not in_rows(tensor):
             rest.append((tensor, dim, positions))
             continue
-        rows, end = positions.cpu().numpy(), ends.get(tensor.dtype, 0)
-        ends[tensor.dtype] = end + rows.size
-        found.setdefault(tensor.dtype, []).append(Item(tensor, rows, np.arange(end, end + rows.size)))
+        items = found.setdefault((tensor.device, tensor.dtype), [])
+        start = sum(item.rows.size for item in items)
+        items.append(Item(tensor, positions.cpu().numpy(), np.arange(start, start + positions.numel())))
     return [Table(items) for items in found.values()], rest

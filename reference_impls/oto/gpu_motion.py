@@ -12,7 +12,7 @@ import torch
 from reference_impls.oto import gpu
 from reference_impls.oto.layout import in_rows
 from reference_impls.oto.motion import Figures, Memory, Motion, Products
-from reference_impls.oto.rows import Lines
+from reference_impls.oto.rows import Lines, Member
 
 Flags = npt.NDArray[np.bool_]
 
@@ -51,11 +51,14 @@ class GpuMotion(Motion):
         pointers = [step.data_ptr() for step in steps]
         if pointers != self._seen:
             pairs = zip(self.lines.members, steps, strict=True)
-            fits = [member.dim == 0 and in_rows(member.tensor, step) for member, step in pairs]
+            fits = [self._rows_here(member) and in_rows(member.tensor, step) for member, step in pairs]
             if fits != self._fits:
                 self._arrange(fits)
             self._seen = pointers
         return steps
+
+    def _rows_here(self, member: Member) -> bool:
+        return member.dim == 0 and member.tensor.device == self.lines.device
 
     def _arrange(self, fits: list[bool]) -> None:
         vectors, matrices = self._one_by_one
@@ -106,7 +109,7 @@ class GpuMotion(Motion):
     def press(self, coefficient: torch.Tensor, signs: dict[int, int], decays: dict[int, float]) -> set[int]:
         """One launch for all whose gradients are rows."""
         members = self.lines.members
-        fits = [one.alone and one.dim == 0 and _with_gradient(one.tensor) for one in members]
+        fits = [one.alone and self._rows_here(one) and _with_gradient(one.tensor) for one in members]
         if fits != self._pressable:
             self._pressed, self._pressable = self._tables_of(fits), fits
         decay = self.lines.shared([float(decays.get(id(one.tensor), 0)) for one in members])
