@@ -384,7 +384,7 @@ class TestVerdicts:
             ("nan_weight", "L0.state: 2.weight holds NaN"),
             ("infinite_weight", "L0.state: 2.weight holds infinite values"),
             ("nan_buffer", "L0.state: 1.running_mean holds NaN"),
-            ("narrow", "L0.forward: the forward pass raised RuntimeError: addmm: mat1 and mat2 shapes"),
+            ("narrow", "L0.forward: the forward pass raised RuntimeError: mat1 and mat2 shapes"),
             (
                 "whole_numbers",
                 "L0.forward: the forward pass raised RuntimeError: mat1 and mat2 must have the same dtype",
@@ -411,7 +411,7 @@ class TestVerdicts:
     def test_a_model_that_breaks_a_rule(self, capsys, folder, name, reason):
         code, found, out = self.checked(capsys, folder, name)
         assert (code, found.outcome) == (1, Outcome.FAIL)
-        assert found.reason.startswith(reason)
+        assert found.reason.replace("addmm: ", "").startswith(reason)  # some versions of torch say what raised it
         assert f"repeat with: conformance check bad.py:{name} " in out
         higher = {check.outcome for check in found.checks if check.level > 0}
         assert higher == {Outcome.SKIPPED}  # nothing is claimed about what stands on a broken level
