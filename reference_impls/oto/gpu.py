@@ -8,8 +8,10 @@ tensor.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +38,36 @@ Numbers = npt.NDArray[np.int64]
 
 def usable(device: torch.device) -> bool:
     """Whether rows of tensors there are for these kernels."""
-    return kernels is not None and (device.type == "cuda" or _INTERPRETED)
+    return kernels is not None and (device.type == "cuda" or _INTERPRETED) and _works(device)
+
+
+@functools.cache
+def _works(device: torch.device) -> bool:
+    """Whether the kernels find there what torch finds: asked once, as Triton needs a C compiler and a GPU it knows."""
+    try:
+        wrong = _trial(device)
+    except Exception as error:  # noqa: BLE001 - whatever Triton raises, torch's own operations can do the same work
+        wrong = f"{type(error).__name__}: {error}"
+    if wrong:
+        warnings.warn(f"rows on {device} are left to torch, which is slower: {wrong}", stacklevel=3)
+    return not wrong
+
+
+def _trial(device: torch.device) -> str:
+    """Both kernels on a few rows; what is wrong with the results, or nothing."""
+    x = torch.arange(1.0, 13.0, device=device).view(3, 4)
+    step, rows = 0.5 * x.flip(0), np.array([0, 2])
+    table = Table([Item(x, rows, np.arange(2))])
+    found, kept, taken = (torch.zeros(size, 2, device=device) for size in (3, 1, 1))
+    kept += torch.tensor([1.0, 0.5], device=device)
+    taken -= 0.25
+    picked, moved = x[[0, 2]], step[[0, 2]]
+    wanted = torch.stack([(one * other).sum(1) for one, other in ((picked, picked), (picked, moved), (moved, moved))])
+    combined = kept.T * picked + taken.T * moved
+    table.products([step], torch.zeros(1, dtype=torch.int8, device=device), found)
+    table.combine(kept, taken, [step])
+    right = torch.allclose(found, wanted) and torch.allclose(x[[0, 2]], combined) and float(x[1].sum()) == 26
+    return "" if right else "Triton's kernels give other numbers there than torch does"
 
 
 @dataclass(frozen=True)

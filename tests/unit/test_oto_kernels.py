@@ -120,6 +120,36 @@ def test_places_are_zeroed_and_scaled(dtype):
     assert torch.equal(moved[1].cpu()[[0, 2]], weight[[0, 2]])
 
 
+class Wrong:
+    """Stands for the kernels: gives other numbers, or fails as Triton does without a compiler."""
+
+    TYPES = gpu.kernels.TYPES
+
+    def __init__(self, fails):
+        self.fails, self.products, self.combine = fails, self, self
+
+    def __getitem__(self, grid):
+        return self
+
+    def __call__(self, *_, **__):
+        if self.fails:
+            raise RuntimeError("Failed to find C compiler")
+
+
+@pytest.mark.parametrize(("fails", "said"), [(True, "Failed to find C compiler"), (False, "other numbers")])
+def test_kernels_that_do_not_work_are_left_alone(fails, said, monkeypatch):
+    device = torch.zeros(0, device=DEVICE).device
+    assert gpu._works(device)
+    monkeypatch.setattr(gpu, "kernels", Wrong(fails))
+    gpu._works.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match=said):
+            assert not gpu.usable(device)
+        assert not gpu.usable(device)  # said once
+    finally:
+        gpu._works.cache_clear()
+
+
 def run(method, base, device, steps=9, layout=torch.contiguous_format, silent=(), reload=None):
     """A net in float64 after some steps, and its groups at zero after each."""
     cls, options = METHODS[method]
