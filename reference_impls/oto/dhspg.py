@@ -72,10 +72,9 @@ class DHSPG(HalfSpace):
             found = products(whole, self.stepping, squares)
             self._choose(dhspg_redundancy(found, self.rows.units.sizes.to(found.xx), self._free))
             self._motion.follow(whole)
-            self._push()
         else:
             self.moved(self._motion)
-            self._push()
+        self._push()
 
     def _choose(self, redundancy: torch.Tensor) -> None:
         """The penalised set: by the ladder at the budget and a tolerance, or all that may leave if that is less."""
@@ -101,6 +100,7 @@ class DHSPG(HalfSpace):
         norm = squares.clamp(min=0).sqrt()  # by rounding it can be less behind a long step
         push = torch.where(self._flags, self._penalties(norm, xd, dd) / (norm + 1e-8), 0)
         self._motion.pull(push, rate)
+        self._motion.forget()
         # Where a parameter's rows and columns are of different groups both may shrink it; each is tested on its own.
         inner = inner - push * weighted
         before = self.gone.sum()

@@ -71,6 +71,7 @@ class HSPG(HalfSpace):
         watched = testing or self.stepping.usable
         self.moved(self._motion, pushed if self.penalty else None, asked=watched)
         inner = self._inner() if watched else squares
+        self._motion.forget()
         if testing:
             epsilon = self.epsilons[self._kind].to(squares)
             at_zero = self._open & (squares == 0)

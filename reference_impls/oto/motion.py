@@ -121,6 +121,11 @@ class Motion:
             helds, tensors = zip(*whole.values(), strict=True)
             torch._foreach_copy_(helds, tensors)
 
+    def forget(self) -> None:
+        """Let go of gradients that told what a step was: until the next step nothing else need hold them."""
+        if any(told is not None for told, _ in self._known.values()):
+            self._known, self._flats = {}, {}
+
     def follow(self, whole: Motion) -> None:
         """After a step that a motion over all members was told of: of some of them what it knows."""
         self._known, self._buffer = whole._known, whole._buffer

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +173,19 @@ def test_pulling_takes_a_share_of_the_old_point(base):
         torch.testing.assert_close(
             parameter.detach(), seen.get(id(parameter), after[id(parameter)]), rtol=1e-9, atol=1e-12
         )
+
+
+@pytest.mark.parametrize("method", [HSPG, DHSPG])
+def test_gradients_are_not_held_after_a_step(method):
+    """A plain step of SGD is its gradient; whoever sets that to None wants its memory."""
+    model = on.net()
+    optimizer = on.wrapped(method, model, BASES["sgd"], start_step=1, penalty=0.1)
+    on.train(model, optimizer, 4)
+    held = [weakref.ref(parameter.grad) for parameter in model.parameters()]
+    model.zero_grad(set_to_none=True)
+    gc.collect()
+    assert not any(gradient() is not None for gradient in held)
+    assert not optimizer._motion._flats  # matrices that share their memory
 
 
 @pytest.mark.parametrize("base", ["sgd", "momentum", "adamw"])
