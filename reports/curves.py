@@ -64,7 +64,8 @@ def read_curve(folder: Path, label: str = "", metric: str = "accuracy") -> Curve
 def draw(curves: Sequence[Curve], path: Path, title: str = "", smooth: int = 20) -> None:
     """One PNG with three panels over a shared step axis.
 
-    Losses are means of `smooth` steps; a cross is the subnet's figure on the test split.
+    Curves of one label, such as the seeds of a run, have one colour. Losses are means of `smooth` steps; a cross is the
+    subnet's figure on the test split.
     """
     import matplotlib as mpl
 
@@ -72,14 +73,16 @@ def draw(curves: Sequence[Curve], path: Path, title: str = "", smooth: int = 20)
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(3, 1, figsize=(8, 9), sharex=True, layout="constrained")
-    for number, curve in enumerate(curves):
-        colour = f"C{number % 10}"
+    colours: dict[str, str] = {}
+    for curve in curves:
+        label = "" if curve.label in colours else curve.label  # once in the legend
+        colour = colours.setdefault(curve.label, f"C{len(colours) % 10}")
         for axis, (name, _) in zip(axes, _PANELS, strict=True):
             line = curve.lines[name]
             if name == "loss":
                 line = _means(line, smooth)
             if line:
-                axis.plot(*zip(*line, strict=True), color=colour, label=curve.label, linewidth=1.4)
+                axis.plot(*zip(*line, strict=True), color=colour, label=label, linewidth=1.0)
         if curve.subnet is not None and curve.lines["loss"]:
             axes[2].scatter([curve.lines["loss"][-1][0]], [curve.subnet], marker="x", color=colour, zorder=3)
     for axis, (_, label) in zip(axes, _PANELS, strict=True):
@@ -100,18 +103,17 @@ def _means(line: list[tuple[int, float]], width: int) -> list[tuple[int, float]]
 
 
 def of_suite(rows: Path, model: str) -> list[Curve]:
-    """The finished runs of one model of a suite, in its order, named by method, budget and seed.
+    """The finished runs of one model of a suite, in its order, named by method and budget.
 
     Their folders are in jobs/ beside the rows. Raises UsageError when there is none.
     """
     found = [row for row in read_rows(rows) if row.model == model and row.status == "OK"]
     if not found:
         raise UsageError(f"{rows} has no finished run of {model}")
-    seeds = len({row.seed for row in found}) > 1
     return [
         read_curve(
             rows.parent / "jobs" / row.key,
-            " ".join(filter(None, [row.method, row.budget, f"seed {row.seed}" if seeds else ""])),
+            " ".join(filter(None, [row.method, row.budget])),
             row.metric,
         )
         for row in sorted(found, key=lambda row: (row.method != "dense", row.method, row.budget, row.seed))

@@ -27,12 +27,12 @@ from conformance.errors import UsageError
 from conformance.isolate import Limits, Request
 from conformance.report.build import VERDICTS, Table, build_report, summary_table
 from conformance.report.environment import environment
-from conformance.report.files import make_folder, write_report, write_together
+from conformance.report.files import make_folder, write_between, write_report
 from conformance.report.markdown import table as markdown_table
 from conformance.report.schema import ModelReport, Outcome
 from conformance.report.terminal import Screen, show_model, show_model_briefly
 
-BEGIN, END = "<!-- contract: begin -->", "<!-- contract: end -->"
+MARKS = ("<!-- contract: begin -->", "<!-- contract: end -->")
 """Between these marks `--table` writes."""
 
 
@@ -153,7 +153,7 @@ def method_check(
     if output is not None and not unusable:
         screen.line(f"wrote {' and '.join(str(path) for path in write_report(output, built))}")
     if table is not None and not unusable:
-        _write_table(table, reports)
+        write_between(table, MARKS, markdown_table(contract_table(reports)))
         screen.line(f"wrote {table}")
     raise typer.Exit(2 if unusable else built.exit_code)
 
@@ -188,17 +188,6 @@ def _rows(output: Path, seed: int, patterns: tuple[str, ...], budget: str | None
     else:
         rows.clear()
     return rows
-
-
-def _write_table(path: Path, reports: Sequence[ModelReport]) -> None:
-    """Put the table between the file's marks. Raises UsageError for a file without them."""
-    text = path.read_text(encoding="utf-8") if path.exists() else f"{BEGIN}\n{END}\n"
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UsageError(f"{path} has no lines {BEGIN} and {END}, between which the table goes")
-    content = markdown_table(contract_table(reports))
-    write_together(path.parent, {path.name: f"{before}{BEGIN}\n\n{content}\n{END}{after}"})
 
 
 def contract_table(reports: Sequence[ModelReport]) -> Table:

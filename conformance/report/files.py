@@ -69,6 +69,20 @@ def write_together(folder: Path, contents: Mapping[str, Content]) -> list[Path]:
     return list(new)
 
 
+def write_between(path: Path, marks: tuple[str, str], content: str) -> None:
+    """Put the text between the two marks in the file (made when missing); the rest stays.
+
+    Raises UsageError for a file without the marks.
+    """
+    begin, end = marks
+    text = path.read_text(encoding="utf-8") if path.exists() else f"{begin}\n{end}\n"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise UsageError(f"{path} has no lines {begin} and {end}, between which the table goes")
+    write_together(path.parent, {path.name: f"{before}{begin}\n\n{content}\n{end}{after}"})
+
+
 def append_line(path: Path, line: str) -> None:
     """Append one line in a single write and see it on the disk before returning."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

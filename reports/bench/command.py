@@ -29,7 +29,7 @@ class Where(StrEnum):
 
 
 def bench(
-    suite: Annotated[str, typer.Option(metavar="NAME|FILE", help="smoke, cpu, gpu, or a YAML file.")],
+    suite: Annotated[str, typer.Option(metavar="NAME|FILE", help="smoke, reproduction, cpu, gpu, or a YAML file.")],
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where rows and runs go; bench/NAME when left out.")
     ] = None,

@@ -8,7 +8,7 @@ import pytest
 
 from conformance.errors import UsageError
 from conformance.method import Budget, Options, Recipe, run
-from reports.curves import draw, of_suite, read_curve
+from reports.curves import Curve, draw, of_suite, read_curve
 from reports.rows import Row, write_rows
 from tests.unit.toy import Fade, ToyTask, convnet, images
 
@@ -58,6 +58,19 @@ def test_runs_of_a_suite_are_named_by_what_they_are(tmp_path):
     (tmp_path / "jobs" / "a").rename(tmp_path / "jobs" / "g")
     write_rows(tmp_path / "rows.jsonl", [rows[0], row("g", "dense", "", seed=1)])
     labels = [curve.label for curve in of_suite(tmp_path / "rows.jsonl", "m")]
-    assert labels == ["dense seed 1", "l1 macs=0.5 seed 0"]
+    assert labels == ["dense", "l1 macs=0.5"]
     with pytest.raises(UsageError, match="no finished run of nothing"):
         of_suite(tmp_path / "rows.jsonl", "nothing")
+
+
+def test_seeds_of_a_run_share_a_colour_and_a_line_of_the_legend(tmp_path, monkeypatch):
+    from matplotlib import pyplot as plt
+
+    monkeypatch.setattr(plt, "close", lambda _: None)
+    line = {"loss": [(0, 2.0), (1, 1.0)], "sparsity": [], "validation": [(1, 0.5)]}
+    draw([Curve(label, line, None, 0.5) for label in ("dense", "l1", "l1", "l2")], tmp_path / "c.png")
+    losses = plt.gcf().axes[0]
+    monkeypatch.undo()
+    plt.close("all")
+    assert [one.get_color() for one in losses.lines] == ["C0", "C1", "C1", "C2"]
+    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["dense", "l1", "l2"]
