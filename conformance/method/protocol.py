@@ -130,7 +130,11 @@ class Method:
         """Look at `run` before anything is trained. `run.model` may be changed in place."""
 
     def wrap_optimizer(self, run: Run, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """The optimizer to train with; `optimizer` is the recipe's own, over the model's parameters."""
+        """The optimizer to train with; `optimizer` is the recipe's own, over the model's parameters.
+
+        One with an attribute `zero_groups`, the numbers of the groups that have left so far, has its sparsity told at
+        every step of the history; of others it is measured at the end of every epoch.
+        """
         del run
         return optimizer
 

@@ -172,7 +172,8 @@ def train(
             masks.apply_(run.model)
         run.optimizer.zero_grad(set_to_none=True)
         schedule.step()
-        run.log({"phase": phase, "step": run.step, "loss": float(run.loss), "lr": run.optimizer.param_groups[0]["lr"]})
+        told = {"loss": float(run.loss), "lr": run.optimizer.param_groups[0]["lr"], **_left(run)}
+        run.log({"phase": phase, "step": run.step, **told})
         run.step += 1
         if run.step % per_epoch == 0:
             run.epoch += 1
@@ -210,6 +211,12 @@ def _watched(run: Run, task: Task, phase: str) -> dict[str, float]:
     if phase != FINETUNE and run.groups.count:
         seen["sparsity"] = float((run.units.norms()[1:] == 0).double().mean())
     return seen
+
+
+def _left(run: Run) -> dict[str, float]:
+    """The share of groups that the optimizer says have left, where it says so: they can all leave in one step."""
+    left = getattr(run.optimizer, "zero_groups", None)
+    return {} if left is None or not run.groups.count else {"sparsity": len(left) / run.groups.count}
 
 
 def _share(batch: Batch) -> Batch:

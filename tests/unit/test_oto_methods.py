@@ -80,6 +80,16 @@ def test_a_run_ends_with_an_exact_subnet_of_the_budget(name):
 
 
 @names
+def test_the_history_tells_the_sparsity_of_every_step(name):
+    result = uninterrupted(name)
+    told = [row["sparsity"] for row in result.history]
+    assert len(told) == 64
+    assert told == sorted(told)
+    assert told[0] == 0
+    assert told[-1] == pytest.approx(result.removed["groups"])
+
+
+@names
 def test_limits_and_macs_through_the_host(name):
     limits = Limits(round_to=2, ignore=("conv1",))
     result = go(METHODS[name], on.net(dtype=torch.float32), budget="macs=0.2", limits=limits)
