@@ -13,7 +13,7 @@ from conformance.cost import predicted_parameters, work
 from conformance.errors import UsageError
 from conformance.method.ladder import Ladder
 from conformance.method.masks import Masks
-from conformance.partition.groups import NEVER, Groups
+from conformance.partition.groups import Groups
 from conformance.partition.labels import Labels
 from conformance.partition.selection import Selection
 
@@ -91,11 +91,6 @@ class Cost:
         """Elements of all parameters, tied ones once."""
         return predicted_parameters(self.groups, choice)
 
-    @cached_property
-    def prunable(self) -> int:
-        """Groups that can be removed exactly."""
-        return sum(mode not in ("", NEVER) for mode in self.groups.modes)
-
     def removed(self, kind: Kind, choice: Selection | Masks) -> float:
         """The share of the dense model that `choice` removes, in [0, 1] (latency: may be negative, it is measured).
 
@@ -107,7 +102,7 @@ class Cost:
         if isinstance(choice, Masks):
             return 1 - choice.density
         if kind == "groups":
-            return len(choice) / max(self.prunable, 1)
+            return len(choice) / max(self.groups.count, 1)
         if kind == "params":
             return 1 - self.params(choice) / max(self._dense_params, 1)
         if kind == "macs":

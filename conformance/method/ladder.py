@@ -18,7 +18,7 @@ import torch
 
 from conformance.errors import UsageError
 from conformance.graph.tape import Graph
-from conformance.partition.groups import NEVER, Groups, IntArray
+from conformance.partition.groups import Groups, IntArray
 from conformance.partition.selection import Selection
 
 Scope = Literal["global", "local", "isomorphic"]
@@ -103,7 +103,7 @@ def removable(groups: Groups, ignore: Iterable[str] = ()) -> npt.NDArray[np.bool
 
     Raises UsageError for a pattern that matches nothing.
     """
-    flags = np.array([mode not in ("", NEVER) for mode in groups.modes], dtype=bool)
+    flags = np.ones(groups.count + 1, dtype=bool)
     for pattern in ignore:
         for name in matching(groups.graph, pattern):
             index = groups.graph.names[name]

@@ -22,7 +22,7 @@ from conformance.partition.labels import Event, Labels
 if TYPE_CHECKING:
     from conformance.partition.selection import Selection
 
-PRODUCERS, CONSUMERS, NEVER = "producers", "consumers", "never"
+PRODUCERS, CONSUMERS = "producers", "consumers"
 KINDS = ("head", "head dim", "channel", "neuron", "embedding", "parameter")
 IntArray = npt.NDArray[np.int64]
 

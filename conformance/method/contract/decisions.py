@@ -14,7 +14,6 @@ from conformance.method.host import Plan
 from conformance.method.ladder import Limits
 from conformance.method.masks import Masks
 from conformance.method.protocol import DataNeed
-from conformance.partition.groups import NEVER
 from conformance.partition.selection import Selection
 
 _PROTECTED = (0.25, 0.75)
@@ -62,7 +61,7 @@ def _both(one: object, other: object) -> dict[str, Any]:
 
 @check("M.existing")
 def existing(subject: Subject) -> Finding:
-    """A decision names groups, or weights, that the model has, and that can leave exactly."""
+    """A decision names groups, or weights, that the model has: what cannot leave exactly is in no group."""
     subject.must_remove()
     found = subject.plan()
     if isinstance(found.decision, Masks):
@@ -75,9 +74,6 @@ def existing(subject: Subject) -> Finding:
         raise CheckFailed(f"groups are numbered 1 to {groups.count}, and the decision names {unknown[0]!r}")
     if list(removed) != sorted(set(removed)):
         raise CheckFailed("the decision names a group twice, or not in ascending order")
-    never = [number for number in removed if groups.modes[number] == NEVER]
-    if never:
-        raise CheckFailed(f"group {never[0]} cannot leave exactly, and is to leave")
     return Finding(len(removed))
 
 
