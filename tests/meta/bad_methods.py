@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from good_methods import Magnitude, Penalty, Projected, Shrink, Ticket, Tries, WeightMagnitude, _Projected, facts
 
+from conformance.errors import UnsuitedError
 from conformance.method import Budget, Cost, DataNeed, Driver, Facts, Masks, Method, Run
 from conformance.partition.selection import Selection
 
@@ -404,6 +405,24 @@ class RenamesWeights(Magnitude):
         torch.nn.utils.parametrize.register_parametrization(module, "weight", torch.nn.Identity())
 
 
+@fires("M.keys")
+class CallsTwoTheSame(Magnitude):
+    facts: ClassVar[Facts] = facts("calls-two-the-same")
+
+    def original_key(self, key: str) -> str:
+        return "0.weight" if key.startswith("0.") else key
+
+
+@fires("M.runs")
+class RefusesWithoutSaying(Magnitude):
+    """Refuses a model for what it lacks, and its facts require nothing."""
+
+    facts: ClassVar[Facts] = facts("refuses-without-saying")
+
+    def score(self, run: Run) -> torch.Tensor:
+        raise UnsuitedError("no group of this model has a batch norm")
+
+
 # -- training ---------------------------------------------------------------------------------------
 
 
@@ -501,6 +520,19 @@ class UsesTheLoss(Magnitude):
         with torch.no_grad():
             loss = run.data.task.loss(run.model(*batch.args, **batch.kwargs), batch.target)
         return run.units.norms() + loss
+
+
+@fires("M.data")
+class CopiesLabels(Magnitude):
+    """Declares unlabelled data and copies the labels to where nobody sees who looks at them."""
+
+    facts: ClassVar[Facts] = facts("copies-labels", data=DataNeed.UNLABELLED)
+
+    def score(self, run: Run) -> torch.Tensor:
+        batch = next(run.data.task.batches("train", 4, seed=0))
+        with torch._C.DisableTorchFunctionSubclass():
+            labels = batch.target.tolist()
+        return run.units.norms() + sum(labels) / 10
 
 
 @fires("M.data")

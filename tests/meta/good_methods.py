@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -89,6 +89,20 @@ class WeightMagnitude(Method):
 
     def decide(self, run: Run) -> Decision:
         return smallest_masked(run)
+
+
+@dataclass(frozen=True)
+class Parametrised(WeightMagnitude):
+    """Leaves a parametrised weight, which has another name, and says which one it was."""
+
+    facts: ClassVar[Facts] = replace(WeightMagnitude.facts, name="test-parametrised")
+
+    def finalize(self, run: Run, decision: Decision) -> None:
+        module = next(one for one in run.model.modules() if isinstance(one, (torch.nn.Linear, torch.nn.Conv2d)))
+        torch.nn.utils.parametrize.register_parametrization(module, "weight", torch.nn.Identity())
+
+    def original_key(self, key: str) -> str:
+        return key.replace("parametrizations.weight.original", "weight")
 
 
 def smallest_masked(run: Run) -> Masks:
@@ -256,5 +270,5 @@ class Tries(Method):
 
 
 GOOD = (
-    Magnitude, Local, Outputs, Taylor, WeightMagnitude, Shrink, Projected, Penalty, Ticket, GroupTicket, Tries,
+    Magnitude, Local, Outputs, Taylor, WeightMagnitude, Parametrised, Shrink, Projected, Penalty, Ticket, GroupTicket, Tries,
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from bad_methods import BAD, HoldsTheCallers
+from bad_methods import BAD, CopiesLabels, HoldsTheCallers
 from good_methods import GOOD
 
 from conformance.checks.subject import prepare
@@ -19,7 +19,7 @@ from reference_impls.baselines.magnitude import L1, L2, Random
 
 SPEC, SMALLER = "handmade:conv-bn-relu", "handmade:mlp"
 APPLIES_TO = {
-    "M.masks": ("test-weight-magnitude", "test-ticket"),
+    "M.masks": ("test-weight-magnitude", "test-parametrised", "test-ticket"),
     "M.base-optimizer": ("dense", "test-shrink", "test-projected"),
     "M.resume": (
         "dense",
@@ -54,6 +54,11 @@ def test_a_bad_method_is_named(made, identifier):
     assert found.message
     assert "the method raised" not in found.message, found.message
     assert report.outcome is (Outcome.FAIL if found.severity == "MUST" else Outcome.PASS)
+
+
+def test_labels_read_where_nobody_sees_it_show_in_what_comes_of_it():
+    report = check_method(CopiesLabels(), SMALLER, only=("M.data",))
+    assert report.reason.endswith("with other labels it comes to other (scores): it reads them")
 
 
 def test_a_method_that_holds_the_callers_model_is_named():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 
@@ -15,7 +16,6 @@ from conformance.method.host import Plan, Result
 from conformance.method.masks import Masks
 from conformance.method.protocol import Driver
 from conformance.method.weights import maskable
-from conformance.partition.groups import NEVER
 from conformance.partition.selection import Selection
 
 _ROUNDING = 1e-9
@@ -66,8 +66,7 @@ def _rung(subject: Subject, kind: Kind) -> float:
     groups, cost = subject.groups, Cost(subject.groups)
     saved = np.zeros(groups.count + 1)
     for group in range(1, groups.count + 1):
-        if groups.modes[group] not in ("", NEVER):
-            saved[group] = cost.removed(kind, Selection(groups, (group,)))
+        saved[group] = cost.removed(kind, Selection(groups, (group,)))
     axes = np.zeros(int(groups.axis_of.max()) + 1)
     np.maximum.at(axes, groups.axis_of[1:], saved[1:])
     by_rank = subject.plan().run.scores is not None and subject.given.scope == "global"
@@ -78,9 +77,8 @@ def _truthful(subject: Subject, result: Result, notes: list[str]) -> int:
     """Compare the report with what is counted on the modules. How many figures were compared."""
     groups = subject.groups
     choice = subject.selection(result)
-    prunable = sum(mode not in ("", NEVER) for mode in groups.modes)
     counted = {
-        "groups": len(choice) / max(prunable, 1),
+        "groups": len(choice) / max(groups.count, 1),
         "params": 1 - parameter_count(result.subnet) / parameter_count(subject.base.model),
     }
     if any(groups.graph.shaped_by_values(node) for node in groups.graph.nodes):
@@ -101,8 +99,8 @@ def _masks_meet(subject: Subject, wanted: Budget, result: Result, masks: Masks) 
     gone = sum(int((~mask).sum()) for mask in masks.kept.values())
     masked = sum(mask.numel() for mask in masks.kept.values())
     may = set(maskable(subject.groups.graph))
-    sizes = {name: parameter.numel() for name, parameter in result.model.named_parameters()}
-    total = sum(sizes[name] for name in may)
+    graph = subject.groups.graph
+    total = sum(math.prod(graph.values[graph.names[name]].shape) for name in may)
     if alien := sorted(masks.kept.keys() - may):
         raise CheckFailed(f"it masks {alien[0]}, which is no weight of a matrix product or convolution")
     if abs(result.removed["weights"] - gone / masked) > _ROUNDING:

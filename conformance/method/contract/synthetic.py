@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -90,6 +90,10 @@ class Synthetic:
     seen: Seen = field(default_factory=Seen)
     name: str = "synthetic"
     metric: str = "accuracy"
+
+    def relabelled(self) -> Synthetic:
+        """The same samples, each of another class."""
+        return replace(self, targets=(self.targets + 1) % self.classes, seen=Seen())
 
     def count(self, split: Split) -> int:
         """Samples in a split."""
