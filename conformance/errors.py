@@ -4,6 +4,7 @@ ConformanceError
  |- UsageError            the caller asked for something that cannot be (exit code 2)
  |   |- PlanError         a saved subnet is damaged, or does not belong to the model
  |   |- TooFewStepsError       a method's schedule does not fit into the training it is given
+ |   |- UnsuitedError          a model lacks what a method declares to require
  |- TraceError            the model could not be run once on its example inputs
  |- SelectionError        a selection does not fit the groups it is used with
  |- ExtractionError       no subnet could be built for a selection
@@ -30,6 +31,10 @@ class TooFewStepsError(UsageError):
     def __init__(self, message: str, needed: int) -> None:
         super().__init__(message)
         self.needed = needed
+
+
+class UnsuitedError(UsageError):
+    """A model has nothing of what a method's facts say it `requires`, such as batch norms to rank by."""
 
 
 class TraceError(ConformanceError):

@@ -67,11 +67,11 @@ def _described(pattern: str | None) -> list[dict[str, Any]]:
 
 
 def _listed(rows: Sequence[dict[str, Any]]) -> Table:
-    names = ("name", "driver", "data", "granularity", "exactness", "summary", "paper")
+    names = ("name", "driver", "data", "requires", "granularity", "exactness", "summary", "paper")
     return Table(
-        ("method", "driver", "data", "removes", "result", "what leaves", "paper"),
+        ("method", "driver", "data", "requires", "removes", "result", "what leaves", "paper"),
         tuple(
-            (row["name"], "", "", "", "", row["problem"], "") if "problem" in row else tuple(row[n] for n in names)
+            (row["name"], "", "", "", "", "", row["problem"], "") if "problem" in row else tuple(row[n] for n in names)
             for row in rows
         ),
     )
@@ -104,6 +104,13 @@ def method_check(
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="Skip what DIR has already. The methods' code must be the same.")
+    ] = False,
+    allow_unsuited: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unsuited",
+            help="A model without what a method declares to require does not count, if the method conforms on another.",
+        ),
     ] = False,
     table: Annotated[
         Path | None,
@@ -146,16 +153,38 @@ def method_check(
     results = run_all(waiting, limits, screen, show, jobs=jobs)
     reports = [found for found in done.values() if found is not None]
     built = build_report(reports, command=settings.command, environment=environment("cpu", threads))
+    apart = _passed_over(reports) if allow_unsuited else {}
+    counted = built.model_copy(update={"models": [report for report in reports if report.title not in apart]})
     if len(reports) > 1:
         screen.line()
         screen.table(summary_table(reports), indent=0)
+        for title, requires in apart.items():
+            screen.line(f"not counted: {title}, which lacks {requires}")
     unusable = any(finished.usage for finished in results)
     if output is not None and not unusable:
         screen.line(f"wrote {' and '.join(str(path) for path in write_report(output, built))}")
     if table is not None and not unusable:
         write_between(table, MARKS, markdown_table(contract_table(reports)))
         screen.line(f"wrote {table}")
-    raise typer.Exit(2 if unusable else built.exit_code)
+    raise typer.Exit(2 if unusable else counted.exit_code)
+
+
+def _passed_over(reports: Sequence[ModelReport]) -> dict[str, str]:
+    """Titles of methods on models without what they declare to require, and what that is.
+
+    Not where a method conforms on none of the models: nothing of it was checked then.
+    """
+    conforms = {report.method.name for report in reports if report.method and report.outcome is Outcome.PASS}
+    return {
+        report.title: _lacks(report)
+        for report in reports
+        if _lacks(report) and report.method and report.method.name in conforms
+    }
+
+
+def _lacks(report: ModelReport) -> str:
+    """What the method requires and the model does not have; '' where it has."""
+    return next((str(check.details.get("requires", "")) for check in report.checks if check.id == "M.runs"), "")
 
 
 def _wanted(names: list[str] | None, backends: list[str] | None, budget: str | None) -> list[tuple[str, str]]:
@@ -211,6 +240,8 @@ def _cell(report: ModelReport | None) -> str:
     """`conforms (14 pass, 4 skipped)`, else the verdict and the checks that did not pass."""
     if report is None:
         return ""
+    if requires := _lacks(report):
+        return f"{VERDICTS[report.outcome]}: requires {requires}"
     counts = ", ".join(f"{number} {outcome}" for outcome, number in sorted(report.counts().items()))
     bad = [check.id for check in report.checks if check.outcome not in (Outcome.PASS, Outcome.SKIPPED)]
     named = f": {', '.join(bad)}" if bad else ""

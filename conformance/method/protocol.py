@@ -61,7 +61,8 @@ class Facts:
     exact zeros in all that leaves. needs_loss: the wrapped optimizer's step wants `loss=`, this step's loss.
     random: the decision is drawn, so that another seed gives another one. penalises: training differs from the
     base optimizer's even where nothing is to leave (a penalty on all scales, an objective or parameters of its
-    own). removes: False for a control, which takes a budget of 0 only.
+    own). removes: False for a control, which takes a budget of 0 only. requires: what a model must have for this
+    method, in words ("batch norms"); with a model that has none of it the method raises UnsuitedError.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Facts:
     random: bool = False
     penalises: bool = False
     removes: bool = True
+    requires: str = ""
 
     def __post_init__(self) -> None:
         """Raise ValueError when the budgets do not fit the granularity."""

@@ -104,6 +104,7 @@ def _method_facts(method: MethodFacts) -> list[tuple[str, str]]:
         ("method", method.summary),
         ("driver, data", f"{method.driver}, {method.data}" if method.driver else ""),
         ("removes", f"{method.granularity}s, {method.exactness}" if method.granularity else ""),
+        ("requires", method.requires),
         ("paper", method.paper),
         ("options", options),
         ("budget", method.budget),

@@ -83,6 +83,7 @@ class MethodFacts(_Frozen):
     granularity: str = ""
     exactness: str = ""
     paper: str = ""
+    requires: str = ""
     options: dict[str, str] = Field(default_factory=dict)
     budget: str = ""
 

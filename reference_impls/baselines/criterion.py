@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from conformance.errors import UsageError
+from conformance.errors import UnsuitedError, UsageError
 from conformance.method import Budget, Decision, Method, Run, Slices, ladder
 from conformance.method.budget import solve
 from conformance.method.ladder import SCOPES, Scope
@@ -72,7 +72,7 @@ class Criterion(Method):
         gone = left(run)
         scores = self.local(run)
         if run.groups.count and bool((scores[1:] == UNKNOWN).all()):
-            raise UsageError(f"{self.name} can say nothing about any group of this model: {self.unknown}")
+            raise UnsuitedError(f"{self.name} can say nothing about any group of this model: {self.unknown}")
         line = normalised(run.groups, scores, self.normalise, gone)
         line[torch.from_numpy(gone)] = -torch.inf
         return line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from conformance.errors import UsageError
+from conformance.errors import UnsuitedError
 from conformance.method import Run
 from conformance.method.units import Reduce
 
@@ -38,12 +38,12 @@ def penalise_(model: torch.nn.Module, strength: float) -> None:
 def scores(run: Run, reduce: Reduce) -> torch.Tensor:
     """For each group its batch norms' |gamma|, joined as `reduce` says; +inf for a group without one: it stays.
 
-    Shape (count + 1,). Raises UsageError when no group has a batch norm.
+    Shape (count + 1,). Raises UnsuitedError when no group has a batch norm.
     """
     own = {id(weight) for weight in gammas(run.model)}
     names = {name for name, tensor in run.units.tensors.items() if id(tensor) in own}
     number = run.units.reduce(lambda _, weight: torch.ones_like(weight), "all", only=lambda item: item.name in names)
     if not number.any():
-        raise UsageError(f"{run.method.name} ranks by batch norms, and no group of this model has one")
+        raise UnsuitedError(f"{run.method.name} ranks by batch norms, and no group of this model has one")
     found = run.units.reduce(lambda _, weight: weight.abs(), "all", reduce, only=lambda item: item.name in names)
     return torch.where(number > 0, found, torch.inf)

@@ -104,6 +104,32 @@ def test_every_method_meets_every_model_and_the_worst_decides(capsys, engine, tm
     assert len(engine) == 2  # fresh without --resume
 
 
+@pytest.mark.parametrize("elsewhere", [Outcome.PASS, Outcome.FAIL])
+def test_models_without_what_a_method_requires_need_not_count(capsys, monkeypatch, tmp_path, elsewhere):
+    """As long as the method conforms somewhere: what was checked nowhere is no pass."""
+
+    def run_all(requests, limits, screen, done, *, jobs):
+        for request in requests:
+            found = report(request, elsewhere)
+            if request.spec == MLP:
+                runs = found.checks[0].model_copy(
+                    update={"id": "M.runs", "outcome": Outcome.UNSUPPORTED, "details": {"requires": "batch norms"}}
+                )
+                found = found.model_copy(update={"outcome": Outcome.UNSUPPORTED, "checks": [runs]})
+            done(Finished(request, found))
+        return []
+
+    monkeypatch.setattr(commands, "run_all", run_all)
+    models = ("--backend", MLP, "--backend", "handmade:residual", "--table", tmp_path / "page.md")
+    assert run(capsys, "method-check", "bn-scale", *models)[0] == 1
+    code, out, _ = run(capsys, "method-check", "bn-scale", *models, "--allow-unsuited")
+    passed = elsewhere is Outcome.PASS
+    assert code == (0 if passed else 1)
+    assert ("not counted: bn-scale on handmade:mlp, which lacks batch norms" in out) is passed
+    assert "| unsupported: requires batch norms |" in (tmp_path / "page.md").read_text()
+    assert run(capsys, "method-check", "bn-scale", *models[:2], "--allow-unsuited")[0] == 1
+
+
 def test_all_methods_without_a_name(capsys, engine):
     run(capsys, "method-check", "--backend", MLP)
     assert [r.method for r in engine] == list(registered())
@@ -112,12 +138,12 @@ def test_all_methods_without_a_name(capsys, engine):
 @pytest.mark.usefixtures("engine")
 def test_the_table_goes_between_the_marks(capsys, tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(f"# Title\n\n{commands.BEGIN}\nold\n{commands.END}\n\nThe end.\n")
+    page.write_text(f"# Title\n\n{commands.MARKS[0]}\nold\n{commands.MARKS[1]}\n\nThe end.\n")
     code, _, _ = run(capsys, "method-check", "l1", "l2", "--backend", MLP, "--table", page)
     text = page.read_text()
     assert code == 1
-    assert text.startswith(f"# Title\n\n{commands.BEGIN}\n")
-    assert text.endswith(f"{commands.END}\n\nThe end.\n")
+    assert text.startswith(f"# Title\n\n{commands.MARKS[0]}\n")
+    assert text.endswith(f"{commands.MARKS[1]}\n\nThe end.\n")
     assert "old" not in text
     assert r"a \| b" in text
     assert "| l2 | post | D0 | group | does not conform (1 fail): M.zero |" in text

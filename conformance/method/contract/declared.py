@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import get_args
 
-from conformance.errors import TooFewStepsError, UsageError
+from conformance.errors import TooFewStepsError, UnsuitedError, UsageError
 from conformance.method.budget import Kind
 from conformance.method.contract.registry import CheckFailed, CheckUnsupported, Finding, check
 from conformance.method.contract.subject import Subject
@@ -82,6 +82,10 @@ def runs(subject: Subject) -> Finding:
         except TooFewStepsError as error:
             subject.lengthen(error.needed)
             found = subject.plan()
+    except UnsuitedError as error:
+        if not subject.facts.requires.strip():
+            raise CheckFailed(f"it does not declare that it requires anything of a model, and: {error}") from error
+        raise CheckUnsupported(str(error), requires=subject.facts.requires) from error
     except UsageError as error:
         raise CheckUnsupported(f"the method refuses this model or budget: {error}") from error
     if isinstance(found.decision, Masks) != subject.masks:

@@ -145,6 +145,7 @@ def described(method: Method, budget: str = "") -> MethodFacts:
         granularity=str(facts.granularity),
         exactness=str(facts.exactness),
         paper=str(facts.paper),
+        requires=str(facts.requires),
         options={name: str(value) for name, value in method.options.items()},
         budget=budget,
     )
