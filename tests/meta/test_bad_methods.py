@@ -15,7 +15,9 @@ from conformance.method.contract.subject import Subject
 from conformance.report.schema import Outcome
 from conformance.spec_loader import load
 from reference_impls.baselines.dense import Dense
-from reference_impls.baselines.magnitude import L1, L2, Random
+from reference_impls.baselines.l1 import L1
+from reference_impls.baselines.l2 import L2
+from reference_impls.baselines.random import Random
 
 SPEC, SMALLER = "handmade:conv-bn-relu", "handmade:mlp"
 APPLIES_TO = {

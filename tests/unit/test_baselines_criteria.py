@@ -19,15 +19,23 @@ from conformance.method import DataNeed, DataNeedError, Driver, Limits, Options,
 from conformance.method import run as host
 from conformance.method.ladder import removable
 from conformance.subnet.state import tensor_at
-from reference_impls.baselines.activation import Activation, HRank
+from reference_impls.baselines.activation import Activation
+from reference_impls.baselines.bn_scale import BnScale
+from reference_impls.baselines.channel_lasso import ChannelLasso
 from reference_impls.baselines.criterion import Criterion, normalised
 from reference_impls.baselines.features import consumers
-from reference_impls.baselines.hessian import Obd, ObdC
-from reference_impls.baselines.magnitude import L1, L2, Fpgm, Lamp, Random
+from reference_impls.baselines.fpgm import Fpgm
+from reference_impls.baselines.hrank import HRank
+from reference_impls.baselines.l1 import L1
+from reference_impls.baselines.l2 import L2
+from reference_impls.baselines.lamp import Lamp
 from reference_impls.baselines.moments import axis_grams, moments
-from reference_impls.baselines.norm_scale import BnScale
-from reference_impls.baselines.reconstruction import ChannelLasso, ThiNet
-from reference_impls.baselines.taylor import Snip, Taylor
+from reference_impls.baselines.obd import Obd
+from reference_impls.baselines.obd_c import ObdC
+from reference_impls.baselines.random import Random
+from reference_impls.baselines.snip import Snip
+from reference_impls.baselines.taylor import Taylor
+from reference_impls.baselines.thinet import ThiNet
 
 SMALL = {"batches": 2, "size": 8}
 CRITERIA: dict[str, Callable[[], Criterion]] = {

@@ -11,9 +11,10 @@ import torch
 from method_nets import NETS, X, built, made, pruned
 
 import conformance as pc
+from reference_impls.baselines.channel_lasso import ChannelLasso, lasso, lasso_order
 from reference_impls.baselines.features import Consumer, watch
 from reference_impls.baselines.moments import axis_grams, moments, patches
-from reference_impls.baselines.reconstruction import ChannelLasso, ThiNet, greedy, lasso, lasso_order
+from reference_impls.baselines.thinet import ThiNet, greedy
 
 SMALL = {"batches": 1, "size": 8}
 ALL = 10**6

@@ -14,7 +14,10 @@ from conformance.method import Limits, Options, Recipe
 from conformance.method import run as host
 from conformance.method.ladder import removable
 from conformance.partition.groups import CONSUMERS
-from reference_impls.baselines.regulariser import BnScaleL1, GroupLasso, GroupNormReg, GrowingReg
+from reference_impls.baselines.bn_scale_l1 import BnScaleL1
+from reference_impls.baselines.group_lasso import GroupLasso
+from reference_impls.baselines.group_norm_reg import GroupNormReg
+from reference_impls.baselines.growing_reg import GrowingReg
 from reference_impls.baselines.search import RandomSearch
 
 REGULARISERS = {

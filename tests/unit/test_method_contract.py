@@ -21,7 +21,9 @@ from conformance.method.contract.subject import Subject
 from conformance.method.contract.synthetic import ROWS, Labels, Seen, synthetic
 from conformance.report.schema import MethodReport, ModelReport, Outcome
 from conformance.spec_loader import load
-from reference_impls.baselines.magnitude import L1, L2, Random
+from reference_impls.baselines.l1 import L1
+from reference_impls.baselines.l2 import L2
+from reference_impls.baselines.random import Random
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "meta"))
 from good_methods import Magnitude, Shrink, Ticket

@@ -12,7 +12,8 @@ from torch import nn
 from conformance.errors import UsageError
 from conformance.method import Budget, DataNeed, Driver, Facts, Masks, Method, Options, Recipe, plan, run
 from conformance.method.contract.synthetic import synthetic
-from reference_impls.baselines.magnitude import L1, Random
+from reference_impls.baselines.l1 import L1
+from reference_impls.baselines.random import Random
 
 X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
 

@@ -20,7 +20,8 @@ from conformance.backend import Adaptable, Collection
 from conformance.errors import UsageError
 from conformance.method import Budget, Options, Recipe, run
 from conformance.method.task import SPLITS
-from reference_impls.baselines.magnitude import L2, Random
+from reference_impls.baselines.l2 import L2
+from reference_impls.baselines.random import Random
 
 transformers = pytest.importorskip("transformers")
 needs_package = pytest.mark.skipif(

@@ -18,9 +18,11 @@ from conformance.errors import UsageError
 from conformance.method import DataNeed, Driver, Facts, Limits, Masks, Method, Options
 from conformance.method.weights import maskable
 from conformance.subnet.state import tensor_at
+from reference_impls.tickets.iterative_magnitude import IterativeMagnitude
 from reference_impls.tickets.levels import gone, with_half_pace
+from reference_impls.tickets.lottery_ticket import LotteryTicket
 from reference_impls.tickets.lowest import lowest, shuffled
-from reference_impls.tickets.magnitude import IterativeMagnitude, LotteryTicket, Magnitude
+from reference_impls.tickets.magnitude import Magnitude
 from reference_impls.tickets.rounds import snapshot
 
 # -- thresholds -----------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ from tickets_support import pruned, recipe, resumed, same_state
 from conformance.errors import UsageError
 from conformance.method import Masks, Options
 from reference_impls.tickets.early_bird import EarlyBird
-from reference_impls.tickets.magnitude import IterativeMagnitude, LotteryTicket, Magnitude
+from reference_impls.tickets.iterative_magnitude import IterativeMagnitude
+from reference_impls.tickets.lottery_ticket import LotteryTicket
+from reference_impls.tickets.magnitude import Magnitude
 from reference_impls.tickets.slimming import Slimming
 from reference_impls.tickets.structured import StructuredTicket
 
