@@ -7,7 +7,9 @@ from typing import ClassVar
 
 import torch
 
+from conformance.errors import UsageError
 from conformance.method import DataNeed, Driver, Facts, Method, Run
+from conformance.method.ladder import SCOPES, Scope
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,17 @@ class Random(Method):
         equivariant=False,
         random=True,
     )
+    ranking: Scope = "global"
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a scope that does not exist."""
+        if self.ranking not in SCOPES:
+            raise UsageError(f"{self.name}: there are {', '.join(SCOPES)}, but no {self.ranking!r}")
+
+    @property
+    def scope(self) -> Scope:
+        """As the option says."""
+        return self.ranking
 
     def score(self, run: Run) -> torch.Tensor:
         """Uniform draws."""

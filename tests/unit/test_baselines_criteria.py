@@ -15,9 +15,9 @@ from method_nets import NETS, TASK, X, built, made, plant, pruned
 from torch.nn import functional as F
 
 from conformance.errors import UsageError
-from conformance.method import DataNeed, DataNeedError, Driver, Limits, Options, Recipe, Run
+from conformance.method import Budget, DataNeed, DataNeedError, Driver, Limits, Options, Recipe, Run, plan
 from conformance.method import run as host
-from conformance.method.ladder import removable
+from conformance.method.ladder import SCOPES, removable
 from conformance.subnet.state import tensor_at
 from reference_impls.baselines.activation import Activation
 from reference_impls.baselines.bn_scale import BnScale
@@ -493,6 +493,36 @@ def test_random_is_drawn_from_the_seed():
     other = run.method.score(run)
     run.seed -= 1
     assert not torch.equal(other, run.method.score(run))
+
+
+ALIKE = {"global": [0, 0, 0, 0], "local": [0, 1, 2, 3], "isomorphic": [0, 1, 1, 2]}
+"""For each axis of the small ResNet the class whose groups a scope compares."""
+
+
+@pytest.mark.parametrize("ranking", SCOPES)
+def test_random_removes_the_lowest_draws_of_each_class_of_its_scope(ranking):
+    found = plan(Random(ranking=ranking), built("resnet"), X, budget=Budget("groups", 0.5), options=Options(seed=3))
+    groups, taken = found.run.groups, np.array(found.decision.removed)
+    draws = torch.rand(groups.count + 1, generator=found.run.rng("scores"), dtype=torch.float64).numpy()
+    alike = np.array(ALIKE[ranking])[groups.axis_of]
+    for number in set(ALIKE[ranking]):
+        inside = np.flatnonzero(alike[1:] == number) + 1
+        gone = np.intersect1d(taken, inside)
+        assert abs(gone.size - inside.size / 2) < 1
+        assert set(gone) == set(inside[np.argsort(draws[inside])][: gone.size])
+
+
+def test_random_compares_all_groups_unless_told_otherwise():
+    plans = [
+        plan(method, built("resnet"), X, budget=Budget("groups", 0.5), options=Options(seed=3)).decision.removed
+        for method in (Random(), Random(ranking="global"), Random(ranking="local"))
+    ]
+    assert plans[0] == plans[1] != plans[2]
+
+
+def test_random_refuses_a_scope_that_is_none():
+    with pytest.raises(UsageError, match="random: there are global, local, isomorphic, but no 'layer'"):
+        Random(ranking="layer")
 
 
 # -- manners ------------------------------------------------------------------------------------------
