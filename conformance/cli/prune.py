@@ -104,7 +104,8 @@ def prune(
         if needed not in tables:
             raise UsageError(f"give {'a SPEC' if needed == 'model' else f'--{needed}'}, or {needed} in --config")
     if option:
-        tables = merged(tables, over={"options": parse_options(tables["method"], option)})
+        # Not merged: an option that is given as None is None.
+        tables["options"] = {**tables.get("options", {}), **parse_options(tables["method"], option)}
     made = checked(tables)
     make_folder(output)
     from conformance.method.outcome import finished

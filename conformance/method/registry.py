@@ -81,9 +81,10 @@ def parse_options(name: str, words: list[str]) -> dict[str, Any]:
 
 
 def _converted(name: str, option: str, text: str, kind: Any) -> Any:
-    if text.lower() in ("none", "null"):
-        return None
     possible = typing.get_args(kind) if typing.get_origin(kind) is not None else (kind,)
+    # Elsewhere `none` is a word like any other: a choice of its own, such as normalise=none, or a wrong one.
+    if text.lower() in ("none", "null") and type(None) in possible:
+        return None
     for one in possible:
         try:
             if one is bool and text.lower() in ("true", "false"):

@@ -51,6 +51,19 @@ def test_a_file_says_the_same_as_a_line_and_the_line_counts_more(tmp_path):
     assert result["config"]["options"] == {"ranking": "local"}
 
 
+@pytest.mark.parametrize(
+    ("method", "word", "options"),
+    [
+        ("l1", "normalise=none", {"normalise": "none"}),
+        ("slimming", "gamma_init=none", {"gamma_init": None}),
+    ],
+)
+def test_an_option_can_be_none_by_name_and_by_value(method, word, options, tmp_path):
+    line = ("small:resnet20-w4", "--method", method, "--budget", "groups=0.3", "--task", "digits", "--epochs", "0")
+    assert prune(*line, "-o", word, "--output", str(tmp_path)) == 0
+    assert json.loads((tmp_path / "result.json").read_text())["config"]["options"] == options
+
+
 def test_a_finished_run_is_not_repeated_and_another_one_refused(tmp_path, capsys):
     line = (SPEC, "--method", "l2", "--output", str(tmp_path), "--budget")
     assert prune(*line, "groups=0.5") == 0
@@ -83,6 +96,8 @@ def test_given_weights_are_pruned(tmp_path):
         (["--method", "l2", "--budget", "macs=0.5", "-o", "rank=local"], "no option 'rank'; did you mean ranking"),
         (["--method", "l2", "--budget", "macs=0.5", "-o", "ranking"], "is not OPTION=VALUE"),
         (["--method", "l2", "--budget", "macs=0.5", "-o", "ranking=localy"], "but no 'localy'"),
+        (["--method", "l2", "--budget", "macs=0.5", "-o", "reduce=none"], "but no 'none'"),
+        (["--method", "l2", "--budget", "macs=0.5", "-o", "steps=none"], "steps is a number or true/false, not 'none'"),
         (["--method", "l2", "--budget", "macs=0.5", "--task", "imagnet"], "there is no task named 'imagnet'"),
         (["--method", "l2", "--budget", "macs=0.5", "--ignore", "layer9"], "matches 'layer9'"),
         (["--method", "l2", "--budget", "macs=0.5", "--weights", "missing.safetensors"], "does not hold this model's"),
