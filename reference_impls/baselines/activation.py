@@ -14,7 +14,29 @@ from reference_impls.baselines.features import Consumer
 
 @dataclass(frozen=True)
 class Activation(FeatureMaps):
-    """Mean absolute activation at the inputs of the convolutions and linear layers that read a group."""
+    """Groups with little activation where they are read leave first.
+
+    Score: the mean of |a| over samples, positions and calls, a the channel at the input of a convolution or linear
+    layer that reads the group, (batch, channel, positions...); positions of one group are averaged, its readers
+    reduced, then divided by the axis' mean. Shape (count + 1,), float64; before normalising in the activation's unit.
+    The columns of W (out, in, kh, kw) that read it do not enter. A group that no such module reads stays.
+
+    Data: D1, unlabelled training batches.
+
+    Options:
+        ranking=global: compares all groups; local: axes lose equal shares; isomorphic: classes of axes built alike do.
+        reduce=mean: how the readers of a group join: mean, sum, max, prod, first (in the model's order).
+        normalise=mean: axes compare by score over the axis' mean, sum or max; standardise (to [0, 1]), lamp, none.
+        members=all: without effect: readers are looked at.
+        steps=1: equal parts of the budget, with scores anew before each; what has left is at zero then.
+        batches=10, size=64: how many batches, and samples in each.
+
+    The result depends on the weights, the data and the seed, which shuffles it. The model is in evaluation mode.
+    Raises UsageError for an option that does not exist and a budget out of reach, and when no group is read by such a
+    module.
+
+    Source: a common control; no single paper.
+    """
 
     facts: ClassVar[Facts] = Facts(
         name="activation",

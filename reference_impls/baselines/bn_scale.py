@@ -16,11 +16,29 @@ from reference_impls.baselines.norm_scale import scales
 
 @dataclass(frozen=True)
 class BnScale(Criterion):
-    """Absolute scale of the batch norms a group passes.
+    """Groups that their batch norms scale down leave first.
 
-    A group that passes none stays (`without=stay`), or is scored by its sum of absolute weights over that of
-    its axis' mean (`without=l1`), whatever `normalise` says. The other scores are compared as they are:
-    scales are of one kind already.
+    Score: |gamma_j| of a batch norm's weight (channels,), averaged over the positions a group has in it, then reduced
+    over the batch norms it passes; shape (count + 1,), float64, without a unit. Scales are of one kind already: they
+    are compared as they are. A group that passes no batch norm stays (`without=stay`).
+
+    Data: D0, none; the model is best trained with L1 on its scales (`bn-scale-l1`, `slimming`).
+
+    Options:
+        ranking=global: compares all groups; local: axes lose equal shares; isomorphic: classes of axes built alike do.
+        reduce=mean: how the members of a group join: mean, sum, max, prod, first (in the model's order).
+        normalise=none: axes compare by score over the axis' mean, sum or max; standardise (to [0, 1]), lamp, none.
+        members=all: what `without=l1` sums over: all, producers, consumers; scales are norms' whatever it says.
+        steps=1: equal parts of the budget, with scores anew before each; what has left is at zero then.
+        without=stay: groups without batch norm stay, or (l1) have the sum of |w| over their axis' mean, whatever
+            `normalise` says.
+
+    The result depends on the weights alone. All scales at 1, as a fresh model has them, are ties, which go by group
+    number. Raises UsageError for an option that does not exist and a budget out of reach, and when no group passes a
+    batch norm.
+
+    Source: Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017, its criterion
+    alone. There a threshold takes all ties with it; here exactly the budget leaves, and gamma and beta are both zero.
     """
 
     facts: ClassVar[Facts] = Facts(

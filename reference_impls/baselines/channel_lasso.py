@@ -18,7 +18,31 @@ from reference_impls.baselines.reconstruction import Array, Reconstruction, solv
 class ChannelLasso(Reconstruction):
     """Channels leave in the order in which a growing L1 penalty on their coefficients turns them off.
 
-    refit solves for the kept weights themselves.
+    Score: b minimises b^T G b / 2 - (G 1)^T b + penalty |b|_1, with G of shape (n, n) as for `thinet`: the inner
+    products of what the channels of an axis add to their readers' outputs through W (out, in, kh, kw). On a falling
+    series of 50 penalties, over four decades, a group's score is the number of the first one at which b_j is not zero
+    (from 50 down to 1; 0 for none), plus b_j's share of all, which parts equals. Shape (count + 1,), float64, without
+    a unit. A group that no convolution (but transposed ones) or linear layer reads stays.
+
+    Data: D1, unlabelled training batches.
+
+    Options:
+        ranking=local: axes lose equal shares; isomorphic: classes of axes built alike do; global: compares all groups.
+        reduce=mean: without effect: readers add up.
+        normalise=none: axes compare by score over the axis' mean, sum or max; standardise (to [0, 1]), lamp, none.
+        members=all: without effect: readers are looked at.
+        steps=1: equal parts of the budget, with scores anew before each; what has left is at zero then.
+        batches=10, size=64: how many batches, and samples in each.
+        positions=10: output positions drawn from each sample.
+        refit=true: the readers' kept weights are solved for by least squares; false leaves them as they are.
+
+    The result depends on the weights, the data and the seed, which shuffles it and draws the positions. The model is
+    in evaluation mode. Raises UsageError for an option that does not exist and a budget out of reach, and when no
+    group is read by such a module.
+
+    Source: He et al., Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017. There the penalty grows
+    for each layer until the wanted number is left, from inputs that are pruned already; here one path gives the whole
+    order, so that a larger budget removes a superset, from the dense model's inputs. Tied weights are not refitted.
     """
 
     facts: ClassVar[Facts] = Facts(

@@ -10,7 +10,18 @@ from conformance.method import DataNeed, Decision, Driver, Facts, Method, Run
 
 @dataclass(frozen=True)
 class Dense(Method):
-    """Trains by the recipe and keeps every group; takes a budget of 0 only."""
+    """Trains by the recipe and removes nothing: what every other method is compared with.
+
+    No group has a score: shape (count + 1,) stays unused, every weight keeps its shape, such as (out, in, kh, kw), and
+    the subnet is the model.
+
+    Data: D3, training by the recipe. There are no options; the budget is groups=0, the only one it takes.
+
+    The result depends on the recipe, the data and the seed. Raises UsageError for a budget that wants something
+    removed.
+
+    Source: a control, without a paper.
+    """
 
     facts: ClassVar[Facts] = Facts(
         name="dense",

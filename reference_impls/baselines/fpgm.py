@@ -13,9 +13,28 @@ from reference_impls.baselines.criterion import UNKNOWN, Criterion, Members, lef
 
 @dataclass(frozen=True)
 class Fpgm(Criterion):
-    """Sum of the Euclidean distances of a filter to all filters of its layer: what the others can stand in for leaves.
+    """Filters near the geometric median of their layer leave first: the others can stand in for them.
 
-    squared takes distances between squared weights, as one widely used implementation does.
+    Score: s_j = sum over k of ||f_j - f_k||_2, f_j the row j of a kernel or matrix W (out, in, kh, kw), flattened, k
+    over all rows that have not left; positions of one group are summed, members reduced, then divided by the axis'
+    mean. Shape (count + 1,), float64; before normalising in the weights' unit. A group without a row in a matrix or
+    kernel (norms and biases alone) stays.
+
+    Data: D0, none.
+
+    Options:
+        ranking=global: compares all groups; local: axes lose equal shares; isomorphic: classes of axes built alike do.
+        reduce=mean: how the members of a group join: mean, sum, max, prod, first (in the model's order).
+        normalise=mean: axes compare by score over the axis' mean, sum or max; standardise (to [0, 1]), lamp, none.
+        members=producers: which count: all, producers (rows), consumers (the columns that read).
+        steps=1: equal parts of the budget, with scores anew before each; what has left is at zero then.
+        squared=false: true takes distances between squared weights, as one widely used implementation does.
+
+    The result depends on the weights alone; the same vector added to all filters changes nothing (unless squared).
+    Raises UsageError for an option that does not exist and a budget out of reach, and when no group has a filter.
+
+    Source: He et al., Filter Pruning via Geometric Median, CVPR 2019. There layers lose the same share and filters are
+    set to zero while training goes on; here it is a criterion over coupled groups, applied once (or in `steps`).
     """
 
     facts: ClassVar[Facts] = Facts(

@@ -18,7 +18,32 @@ _GROWING = "growing"
 
 @dataclass(frozen=True)
 class GrowingReg(Regulariser):
-    """Squared weights with a factor for each group that grows every epoch, faster for those that weigh less."""
+    """Trains with a weight decay that grows every epoch, faster for groups that weigh less; then the smallest leave.
+
+    Penalty: r_g w on the gradient of all members of group g (rows and columns of W (out, in, kh, kw), norm entries,
+    biases). r has shape (count + 1,), begins at reg, and grows at each epoch's end by delta (max I - I_g) /
+    (max I - min I + 1e-8), I_g the root of the sum of w^2 without biases, max and min over the axis' groups that may
+    leave. Score: the sum of w^2 as in `l2`, over the axis' largest; shape (count + 1,), float64; before normalising in
+    the weights' unit squared.
+
+    Data: D3, training by the recipe.
+
+    Options:
+        ranking=global: compares all groups; local: axes lose equal shares; isomorphic: classes of axes built alike do.
+        reduce=mean: how the members of a group join: mean, sum, max, prod, first (in the model's order).
+        normalise=max: axes compare by score over the axis' mean, sum or max; standardise (to [0, 1]), lamp, none.
+        members=all: which count: all, producers (rows and norms), consumers (the columns that read).
+        steps=1: equal parts of the budget, with scores anew before each; what has left is at zero then.
+        reg=1e-4: the decay every group begins with.
+        decay=false: the recipe's weight decay is off while the penalty is trained with; true keeps it.
+        delta=1e-5: what the smallest group's decay gains an epoch.
+
+    The result depends on the recipe (more epochs, more decay), the data and the seed. Raises UsageError for an option
+    that does not exist and a budget out of reach.
+
+    Source: Wang et al., Neural Pruning via Growing Regularization, ICLR 2021; reconstructed. There (GReg-1) the decay
+    grows for filters that L1 has chosen beforehand, up to a ceiling; here for all groups by what they weigh now.
+    """
 
     facts: ClassVar[Facts] = Facts(
         name="growing-reg",

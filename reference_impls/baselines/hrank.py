@@ -15,9 +15,31 @@ from reference_impls.baselines.features import Consumer
 
 @dataclass(frozen=True)
 class HRank(FeatureMaps):
-    """Mean rank of a channel's two-dimensional feature map at the inputs of the convolutions that read it.
+    """Groups whose feature maps have a low rank leave first: they carry little that others do not.
 
-    A group of which no convolution of two or three dimensions reads a map larger than 1 x 1 stays.
+    Score: the mean rank of the channel's map, a matrix (height, width), over samples and calls, at the input of the
+    convolutions that read the group; positions of one group are averaged, its readers reduced, then divided by the
+    axis' mean. Shape (count + 1,), float64; before normalising a number of rows. The rank is that of singular values
+    in float32, above torch's default tolerance. A group that no convolution of two or three dimensions reads in a map
+    larger than 1 x 1 stays; the depth of volumes counts as more samples.
+
+    Data: D1, unlabelled training batches.
+
+    Options:
+        ranking=local: axes lose equal shares; isomorphic: classes of axes built alike do; global: compares all groups.
+        reduce=mean: how the readers of a group join: mean, sum, max, prod, first (in the model's order).
+        normalise=mean: axes compare by score over the axis' mean, sum or max; standardise (to [0, 1]), lamp, none.
+        members=all: without effect: readers are looked at.
+        steps=1: equal parts of the budget, with scores anew before each; what has left is at zero then.
+        batches=8, size=64: how many batches, and samples in each.
+
+    The result depends on the weights, the data and the seed, which shuffles it. The model is in evaluation mode.
+    Raises UsageError for an option that does not exist and a budget out of reach, and when no convolution reads such a
+    map.
+
+    Source: Lin et al., HRank: Filter Pruning using High-Rank Feature Map, CVPR 2020. There maps are taken behind each
+    filter, and layers fine-tuned one by one; here they are taken where they are read, after norm, activation and
+    pooling, since that is what is lost.
     """
 
     facts: ClassVar[Facts] = Facts(

@@ -19,9 +19,30 @@ from reference_impls.baselines.hessian import SecondOrder
 
 @dataclass(frozen=True)
 class ObdC(SecondOrder):
-    """Sum of w^2 (F + 1e-10) over convolutions and linear layers, F the Fisher diagonal under the model's own labels.
+    """Groups whose removal changes the model's own answers least, to second order, leave first.
 
-    Labels are drawn from the softmax of the output, so none are needed; the model must end in (batch, classes).
+    Score: the sum of w^2 (F + 1e-10) over the rows of convolutions and linear layers that make a group, row j of W
+    (out, in, kh, kw); F of W's shape the mean over samples of the squared gradient of the cross-entropy, with a label
+    drawn from the softmax of the model's output; reduced over those members, then divided by the axis' mean. Shape
+    (count + 1,), float64. A group that no such layer makes stays.
+
+    Data: D1, unlabelled training batches.
+
+    Options:
+        ranking=global: compares all groups; local: axes lose equal shares; isomorphic: classes of axes built alike do.
+        reduce=mean: how the members of a group join: mean, sum, max, prod, first (in the model's order).
+        normalise=mean: axes compare by score over the axis' mean, sum or max; standardise (to [0, 1]), lamp, none.
+        members=producers: which count: all, producers (rows), consumers (the columns that read).
+        steps=1: equal parts of the budget, with scores anew before each; what has left is at zero then.
+        batches=10, size=64: how many batches, and samples in each.
+        chunk=8: samples that are differentiated at a time; each needs memory for one more set of parameters.
+
+    The result depends on the weights, the data and the seed, which shuffles it and draws the labels. The model is in
+    evaluation mode. Raises UsageError for an option that does not exist and a budget out of reach, when no group is
+    made by such a layer, and for an output that is not of shape (batch, classes).
+
+    Source: Wang et al., EigenDamage, ICML 2019, its diagonal, channel-wise baseline; reconstructed. There F is a sum
+    scaled by the batch instead of a mean over samples: the ranking is the same.
     """
 
     facts: ClassVar[Facts] = Facts(

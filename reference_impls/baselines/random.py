@@ -14,7 +14,22 @@ from conformance.method.ladder import SCOPES, Scope
 
 @dataclass(frozen=True)
 class Random(Method):
-    """Groups leave in an order drawn from the seed: what any criterion has to beat."""
+    """Groups leave in an order drawn from the seed: what any criterion has to beat.
+
+    Score: one draw from the uniform distribution on [0, 1) a group, without a unit; shape (count + 1,), float64. Low
+    leaves first; among all groups, or among those that `ranking` compares.
+
+    Data: D0, none. Weights are not looked at either.
+
+    Options:
+        ranking=global: compares all groups; local: axes lose equal shares; isomorphic: classes of axes built alike do.
+
+    The result depends on the seed and on the order of the model's groups, not on their meaning: renumbering channels
+    gives another draw. Report the mean of several seeds. Raises UsageError for an option that does not exist and a
+    budget out of reach.
+
+    Source: a control, without a paper.
+    """
 
     facts: ClassVar[Facts] = Facts(
         name="random",

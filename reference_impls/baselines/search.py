@@ -17,11 +17,28 @@ from reference_impls.baselines.magnitude import magnitude
 
 @dataclass(frozen=True)
 class RandomSearch(Method):
-    """Candidates that give each axis a share of its own, drawn evenly, and meet the budget together.
+    """Draws how much each axis loses, measures every candidate, and keeps the best.
 
-    Within an axis the smallest sums of absolute weights leave (`within=l1`) or groups in random order. The
-    host estimates each candidate's batch norm statistics anew and measures it on the validation split; those
-    of the winner are estimated once more for the result. spread is the largest share over the smallest.
+    Candidate: a share for each axis, uniform on [1 / spread, 1]; a group's score is its place in its axis (from 0 to
+    1, by its sum of |w| over rows and columns of W (out, in, kh, kw), or in random order) over the axis' share,
+    without a unit; shape (count + 1,), float64. The lowest leave until the budget is met, so that an axis loses in
+    proportion to its share. The host estimates each candidate's batch norm statistics anew, on 10 unlabelled batches
+    of 64, and measures it on the validation split; those of the winner are estimated once more for the result.
+
+    Data: D2, labelled batches: the validation split is measured on, never the test split.
+
+    Options:
+        candidates=20: how many are measured.
+        within=l1: which groups of an axis leave: the smallest sums of |w| (l1), or random ones.
+        spread=10: the largest share over the smallest; 1 gives every axis the same.
+        reduce=mean: how the members of a group join for l1: mean, sum, max, prod, first (in the model's order).
+
+    The result depends on the weights, the data and the seed, which draws the candidates: by position, so that
+    renumbering channels may give others. Raises UsageError for an option that does not exist and a budget out of
+    reach.
+
+    Source: after Li et al., EagleEye: Fast Sub-net Evaluation for Efficient Pruning, ECCV 2020; reconstructed. There
+    draws that miss the target are thrown away; here each is brought to the budget.
     """
 
     facts: ClassVar[Facts] = Facts(

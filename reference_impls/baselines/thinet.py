@@ -17,7 +17,32 @@ from reference_impls.baselines.reconstruction import Array, Reconstruction, solv
 class ThiNet(Reconstruction):
     """Channels leave one by one, each the one that adds least to what the next layers' output has lost.
 
-    refit scales each kept channel.
+    Score: the place of the group in a greedy order of its axis, from 1. What is lost with a set T is the sum over j, k
+    in T of G_jk, G of shape (n, n) the mean over samples of sum_o y_oj y_ok, y_oj what channel j adds to output o
+    through the columns of W (out, in, kh, kw); all readers of an axis add up. Shape (count + 1,), float64, without a
+    unit. Channels that add nothing share a place. A group that no convolution (but transposed ones) or linear layer
+    reads stays.
+
+    Data: D1, unlabelled training batches.
+
+    Options:
+        ranking=local: axes lose equal shares; isomorphic: classes of axes built alike do; global: compares all groups.
+        reduce=mean: without effect: readers add up.
+        normalise=none: axes compare by score over the axis' mean, sum or max; standardise (to [0, 1]), lamp, none.
+        members=all: without effect: readers are looked at.
+        steps=1: equal parts of the budget, with scores anew before each; what has left is at zero then.
+        batches=10, size=64: how many batches, and samples in each.
+        positions=10: output positions drawn from each sample.
+        refit=false: true scales the kept columns by least squares, so that the readers' output is nearest to the dense
+            one.
+
+    The result depends on the weights, the data and the seed, which shuffles it and draws the positions. The model is
+    in evaluation mode. Raises UsageError for an option that does not exist and a budget out of reach, and when no
+    group is read by such a module.
+
+    Source: Luo et al., ThiNet: A Filter Level Pruning Method, ICCV 2017. There one output entry is drawn at each
+    position, and layers are pruned in turn with fine-tuning between; here all output channels count, coupled groups
+    are chosen together, and refitting is from the dense model's inputs. Tied weights are not refitted.
     """
 
     facts: ClassVar[Facts] = Facts(

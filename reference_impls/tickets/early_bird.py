@@ -20,12 +20,31 @@ from reference_impls.tickets.slimming import Slimming
 
 @dataclass(frozen=True)
 class EarlyBird(Slimming):
-    """Slimming that prunes as soon as its mask has settled, and trains on with the ticket alone.
+    """Slimming that removes its groups as soon as its mask has settled, and trains on with the ticket alone.
 
-    At the start of each epoch the mask of the smallest gammas is drawn. The ticket is there when the newest
-    mask differs from each of the window - 1 before it in at most `threshold` of the channels; with consecutive,
-    when the last `window` distances from one mask to the next are that small. reinit draws the ticket's
-    weights anew; otherwise it keeps those of that epoch.
+    Mask: at each epoch's start |gamma| of all c batch norm channels in one line; bool (c,), False for the share p of
+    smallest ones. p is a budget in groups, else the share of groups that params or macs come to now. The ticket is
+    there when the newest mask differs from each of the window - 1 before it in at most `threshold` of the channels. A
+    mask whose density is not within 1 % (or one channel) of 1 - p is none, and those before it do not count. Score of
+    groups: as `slimming`, (count + 1,).
+
+    Data: D3, training by the recipe.
+
+    Options:
+        penalty=1e-4: the weight of sum |gamma| in the loss.
+        gamma_init=0.5: what every scale is set to before training; none leaves them, as a trained model needs.
+        reduce=mean: how a group's batch norms join: mean, sum, max, prod, first (in the model's order).
+        ranking=global: compares all groups; local: axes lose equal shares; isomorphic: classes of axes built alike do.
+        threshold=0.1: the share of channels in which settled masks may differ.
+        window=5: how many masks are compared, so that the fifth epoch is the earliest.
+        consecutive=false: true asks that the last `window` distances between neighbours be small: one epoch more.
+        reinit=false: true draws the ticket's weights anew; otherwise it keeps those of that epoch.
+
+    The result depends on the recipe, the data and the seed. Where no ticket is found the mask at the end is taken: the
+    history says so, and `state["found"]` is 0. Raises UsageError as `slimming` does.
+
+    Source: You et al., Drawing Early-Bird Tickets: Towards More Efficient Training, ICLR 2020. The comparison is that
+    of its program; `consecutive` is the text's. Here groups leave, exactly p of them, and low precision is left out.
     """
 
     facts: ClassVar[Facts] = Facts(

@@ -13,10 +13,34 @@ from reference_impls.tickets.rounds import Reset, Rounds
 
 @dataclass(frozen=True)
 class IterativeMagnitude(Rounds):
-    """Rounds that mask the smallest weights; ranking and output as in `Magnitude`.
+    """The single weights nearest to zero are masked in rounds, and the others trained on after each.
 
-    control also knows `shuffle-layer` and `shuffle-global`: the last round's masks at random places, within
-    each tensor or across all.
+    Score: |w| of the weights that are left, W (out, in, kh, kw) or (out, in), as in `magnitude`; in the weights' unit
+    and dtype. After round L of R = rounds the share 1 - (1 - p)^(L / R) has gone (geometric), or p L / R (linear), p
+    the budget. Masks are bool, of W's shape; a masked weight has no gradient and is zero after every step. What has
+    gone stays gone.
+
+    Data: D3, training by the recipe, R + 1 times (R with dense_first=false). The budget is in weights.
+
+    Options:
+        rounds=1: how often is pruned and trained.
+        schedule=geometric: each round masks the same share of what is left; linear: of the whole.
+        reset=keep: the weights each round trains: from before training (init), from after `rewind` of it (rewind),
+            drawn anew (random), or as they are, at the fine-tuning rate (keep).
+        rewind=0: for reset=rewind, a share of the training below 1 or a number of steps; training goes on from there.
+        control=none: the last round has random weights (random), or its masks at random places within each tensor
+            (shuffle-layer) or across all (shuffle-global).
+        dense_first=true: train the model before the first round; false takes it as trained.
+        ranking=global: all weights are compared (global), or every tensor loses the same share (layer).
+        output=include: the output layer is ranked too (include), stays whole (exclude), or goes at half rate (half).
+
+    The result depends on the recipe, the data and the seed; every round sees the data in the same order. Raises
+    UsageError for options that do not exist or contradict each other, when nothing may be masked, and for a budget
+    that the limits, or half the rate in the output layer, do not allow.
+
+    Source: Han et al., Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015. There
+    thresholds are set for each layer; here exactly each round's share goes, among equals the first in the model's
+    order.
     """
 
     facts: ClassVar[Facts] = Facts(

@@ -11,10 +11,26 @@ from reference_impls.tickets.pools import Output, Pools, Ranking
 
 @dataclass(frozen=True)
 class Magnitude(Method):
-    """The smallest weights of the model as it is are masked.
+    """The single weights nearest to zero are masked, all at once; the model keeps its shape.
 
-    ranking compares all weights (`global`) or takes the same share of every tensor (`layer`). output: the
-    output layer is ranked with the others (`include`), stays whole (`exclude`), or loses half as much (`half`).
+    Score: |w| of each weight that a convolution or matrix product reads as it is: W (out, in, kh, kw) or (out, in), no
+    biases, norms or tables that are looked up; in the weights' unit and dtype. Of the n weights compared, those with
+    the ceil(share n) lowest go, among equals the first in the model's order. Masks are bool, of W's shape.
+
+    Data: D0, none. The budget is in weights.
+
+    Options:
+        ranking=global: all weights are compared (global), or every tensor loses the same share (layer).
+        output=include: the output layer is ranked too (include), stays whole (exclude), or goes at half rate (half).
+
+    The result depends on the weights alone. Of the limits, `min_keep` and `protect` hold for each tensor. Raises
+    UsageError for an option that does not exist, when nothing may be masked, and for a budget that the limits, or half
+    the rate in the output layer, do not allow.
+
+    Source: Han et al., Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015. There
+    thresholds are set for each layer and the rest is trained on; here exactly the budget goes, at once:
+    `iterative-magnitude` trains. Published programs take all ties with the threshold, and count weights that are to be
+    ignored.
     """
 
     facts: ClassVar[Facts] = Facts(

@@ -16,12 +16,28 @@ from reference_impls.tickets import gamma
 
 @dataclass(frozen=True)
 class Slimming(Method):
-    """L1 on gamma while training, then one threshold over all groups.
+    """Trains with L1 on all batch norm scales; then the groups with the smallest scales leave.
 
-    penalty is the weight of sum |gamma| in the loss. gamma_init is what every gamma is set to before training;
-    `none` leaves them, as a model that is trained already needs. A group with several batch norms (channels
-    that a residual stream shares) has their scales joined by `reduce`; a group without one stays. ranking is
-    among which groups the threshold lies.
+    Penalty: penalty sum |gamma|, as penalty sign(gamma) on the gradient of every batch norm's weight (channels,),
+    after the backward pass. Score: |gamma| of a group's entries, summed within a norm and joined over the batch norms
+    it passes; shape (count + 1,), in the parameters' dtype, without a unit; one threshold over all groups. +inf for a
+    group without batch norm, which stays.
+
+    Data: D3, training by the recipe; its weight decay acts on the scales too.
+
+    Options:
+        penalty=1e-4: the weight of sum |gamma| in the loss.
+        gamma_init=0.5: what every scale is set to before training; none leaves them, as a trained model needs.
+        reduce=mean: how a group's batch norms join: mean, sum, max, prod, first (in the model's order).
+        ranking=global: compares all groups; local: axes lose equal shares; isomorphic: classes of axes built alike do.
+
+    The result depends on the recipe, the data and the seed. Raises UsageError for an option that does not exist, when
+    no group has a batch norm (before training), and for a budget out of reach.
+
+    Source: Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017. There every
+    reader of a residual stream is narrowed by itself, by a gather; here what a stream ties leaves as one group. There
+    a strict threshold takes a channel more and all ties; here exactly the budget leaves. gamma and beta are both zero,
+    or the subnet would be another function, and the last group of an axis stays.
     """
 
     facts: ClassVar[Facts] = Facts(

@@ -25,11 +25,34 @@ Kept = dict[str, dict[int, torch.Tensor]]
 
 @dataclass(frozen=True)
 class StructuredTicket(Rounds):
-    """Rounds that remove groups, by the scales of their batch norms or the L1 norm of their filters.
+    """Groups leave in rounds, the others are put back to where they began and trained again: a ticket that is small.
 
-    criterion `gamma` keeps groups without a batch norm; `l1` sums |w| over the rows that make a group. reduce
-    joins the members of a group, normalise makes axes comparable, ranking is among which groups they are
-    compared.
+    Score: the group's |gamma|, joined over its batch norms (+inf without one: it stays), or the sum of |w| over the
+    rows of W (out, in, kh, kw) that make it; of the model as trained; shape (count + 1,), float64. What has left has
+    -inf. After round L of R = rounds the share 1 - (1 - p)^(L / R) of the budget's measure has gone (geometric), or
+    p L / R (linear), p the budget.
+
+    Data: D3, training by the recipe, R + 1 times (R with dense_first=false).
+
+    Options:
+        rounds=1: how often is pruned and trained.
+        schedule=geometric: each round removes the same share of what is left; linear: of the whole.
+        reset=init: the weights each round trains: from before training (init), from after `rewind` of it (rewind),
+            drawn anew (random), or as they are, at the fine-tuning rate (keep).
+        rewind=0: for reset=rewind, a share of the training below 1 or a number of steps; training goes on from there.
+        control=none: none, or random weights in the last round (random), in the ticket that was found.
+        dense_first=true: train the model before the first round; false takes it as trained.
+        criterion=gamma: scales of batch norms (gamma), or the filters' absolute sum (l1).
+        reduce=mean: how the members of a group join: mean, sum, max, prod, first (in the model's order).
+        normalise=none: axes compare by score over the axis' mean, sum or max; standardise (to [0, 1]), lamp, none.
+        ranking=global: compares all groups; local: axes lose equal shares; isomorphic: classes of axes built alike do.
+
+    The result depends on the recipe, the data and the seed. `state["kept"]` has the positions that stay, for `sliced`.
+    Raises UsageError for options that do not exist or contradict each other, a budget out of reach, and, for gamma,
+    when no group has a batch norm.
+
+    Source: Frankle and Carbin, The Lottery Ticket Hypothesis, ICLR 2019; reconstructed for groups. Published tickets
+    are masks of weights, which no dense kernel runs faster.
     """
 
     facts: ClassVar[Facts] = Facts(
