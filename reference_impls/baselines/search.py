@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +60,8 @@ class RandomSearch(Method):
             raise UsageError(f"{self.name}: candidates and spread are at least 1")
         if self.within not in ("l1", "random"):
             raise UsageError(f"{self.name}: within is l1 or random, not {self.within!r}")
+        if self.reduce not in get_args(Reduce):
+            raise UsageError(f"{self.name}: there are {', '.join(get_args(Reduce))}, but no {self.reduce!r}")
 
     def propose(self, run: Run, number: int) -> Decision | None:
         """Candidate `number`, the same for the same seed; None after the last.

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from conformance.method import DataNeed, Driver, Facts, Masks, Run
 from reference_impls.tickets.lowest import shuffled
-from reference_impls.tickets.pools import Output, Pools, Ranking
+from reference_impls.tickets.pools import Output, Pools, Ranking, check_pools
 from reference_impls.tickets.rounds import Reset, Rounds
 
 
@@ -58,6 +58,11 @@ class IterativeMagnitude(Rounds):
     reset: Reset = "keep"
     ranking: Ranking = "global"
     output: Output = "include"
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for options that cannot be."""
+        super().__post_init__()
+        check_pools(self.name, self.ranking, self.output)
 
     def prune(self, run: Run, level: int) -> None:
         """Mask the smallest of what the rounds before have kept."""

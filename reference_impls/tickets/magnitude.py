@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from conformance.method import DataNeed, Driver, Facts, Masks, Method, Run
-from reference_impls.tickets.pools import Output, Pools, Ranking
+from reference_impls.tickets.pools import Output, Pools, Ranking, check_pools
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class Magnitude(Method):
     )
     ranking: Ranking = "global"
     output: Output = "include"
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a choice that does not exist."""
+        check_pools(self.name, self.ranking, self.output)
 
     def decide(self, run: Run) -> Masks:
         """All of the budget at once."""

@@ -20,6 +20,13 @@ RANKINGS: tuple[Ranking, ...] = ("global", "layer")
 OUTPUTS: tuple[Output, ...] = ("include", "exclude", "half")
 
 
+def check_pools(name: str, ranking: str, output: str) -> None:
+    """Raise UsageError, in the name of a method, for a ranking or an output that does not exist."""
+    for given, known in ((ranking, RANKINGS), (output, OUTPUTS)):
+        if given not in known:
+            raise UsageError(f"{name}: there are {', '.join(known)}, but no {given!r}")
+
+
 @dataclass(frozen=True)
 class Pools:
     """Weights that are ranked together, and the share of each pool that goes in the end, at its pace."""
@@ -32,12 +39,9 @@ class Pools:
     def of(cls, run: Run, ranking: Ranking, output: Output, rounds: int, schedule: Schedule) -> Pools:
         """As the options say, so that all pools together lose the run's budget.
 
-        Raises UsageError for an option that does not exist, when nothing may be masked, and for a budget that
-        half the rate in the output layer does not allow.
+        Raises UsageError when nothing may be masked, and for a budget that half the rate in the output layer does
+        not allow.
         """
-        for given, known in ((ranking, RANKINGS), (output, OUTPUTS)):
-            if given not in known:
-                raise UsageError(f"there are {', '.join(known)}, but no {given!r}")
         graph, total = run.groups.graph, run.budget.remove
         names = maskable(graph, run.limits)
         last = () if output == "include" else tuple(name for name in outermost(graph) if name in names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -71,8 +71,15 @@ class StructuredTicket(Rounds):
     def __post_init__(self) -> None:
         """Raise UsageError for options that cannot be."""
         super().__post_init__()
-        if self.criterion not in ("gamma", "l1") or self.ranking not in SCOPES:
-            raise UsageError(f"{self.name}: there is no criterion={self.criterion} with ranking={self.ranking}")
+        choices = (
+            (self.criterion, get_args(Criterion)),
+            (self.ranking, SCOPES),
+            (self.reduce, get_args(Reduce)),
+            (self.normalise, get_args(Normalise)),
+        )
+        for given, known in choices:
+            if given not in known:
+                raise UsageError(f"{self.name}: there are {', '.join(known)}, but no {given!r}")
 
     @property
     def scope(self) -> Scope:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from method_nets import built, made
 
+from conformance.errors import UsageError
 from conformance.method import method, method_class, methods
 from conformance.method.registry import parse_options
 
@@ -129,6 +130,19 @@ def test_what_is_said_to_be_without_effect_is(name, option):
     assert all(torch.equal(scores[0], other) for other in scores[1:])
 
 
+def chosen(name: str) -> list[str]:
+    """The options that are a choice among words."""
+    types = typing.get_type_hints(method_class(name))
+    return [field for field in method_class(name)().options if typing.get_origin(types[field]) is typing.Literal]
+
+
+@pytest.mark.parametrize(("name", "option"), [(name, option) for name in LISTED for option in chosen(name)])
+def test_a_choice_that_does_not_exist_is_refused_before_anything_is_trained(name, option):
+    with pytest.raises(UsageError, match=f"^{name}: "):
+        method(name, **{option: "unheard-of"})
+
+
 def test_such_options_are_found():
     assert idle("cp") == ["reduce", "members"]
     assert idle("l1") == []
+    assert chosen("magnitude") == ["ranking", "output"]

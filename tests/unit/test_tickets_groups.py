@@ -342,7 +342,7 @@ def test_limits_hold_in_every_round():
 
 
 def test_options_that_cannot_be():
-    with pytest.raises(UsageError, match="no criterion=l2"):
+    with pytest.raises(UsageError, match="gamma, l1, but no 'l2'"):
         StructuredTicket(criterion="l2")
     with pytest.raises(UsageError, match="rounds is at least 1"):
         StructuredTicket(rounds=0)
