@@ -34,8 +34,8 @@ class BnScale(Criterion):
             `normalise` says.
 
     The result depends on the weights alone. All scales at 1, as a fresh model has them, are ties, which go by group
-    number. Raises UsageError for an option that does not exist and a budget out of reach, and when no group passes a
-    batch norm.
+    number. Raises UsageError for an option that does not exist and a budget out of reach, and UnsuitedError when groups
+    without batch norm stay and none passes one.
 
     Source: Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017, its criterion
     alone. There a threshold takes all ties with it; here exactly the budget leaves, and gamma and beta are both zero.
@@ -47,6 +47,7 @@ class BnScale(Criterion):
         driver=Driver.POST,
         data=DataNeed.NONE,
         paper="Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017 (criterion)",
+        requires="batch norms, or without=l1",
     )
     normalise: Normalise = "none"
     without: Literal["stay", "l1"] = "stay"
@@ -68,9 +69,11 @@ class BnScale(Criterion):
 
     def score(self, run: Run) -> torch.Tensor:
         """The normalised score of each group, with the fallback where there is no batch norm."""
-        scores = super().score(run)
-        if self.without == "l1":
-            gone = left(run)
-            weights = normalised(run.groups, magnitude(run, 1, self.reduce, self.members), "mean", gone)
-            scores = torch.where(scores == UNKNOWN, weights, scores)
+        if self.without == "stay":
+            return super().score(run)
+        gone = left(run)
+        own = normalised(run.groups, self.local(run), self.normalise, gone)
+        weights = normalised(run.groups, magnitude(run, 1, self.reduce, self.members), "mean", gone)
+        scores = torch.where(own == UNKNOWN, weights, own)
+        scores[torch.from_numpy(gone)] = -torch.inf
         return scores

@@ -48,6 +48,7 @@ class BnScaleL1(Regulariser):
         data=DataNeed.TRAINING,
         penalises=True,
         paper="Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017",
+        requires="batch norms",
     )
     normalise: Normalise = "none"
     reg: float = 1e-5

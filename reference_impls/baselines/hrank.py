@@ -48,6 +48,7 @@ class HRank(FeatureMaps):
         driver=Driver.POST,
         data=DataNeed.UNLABELLED,
         paper="Lin et al., HRank: Filter Pruning using High-Rank Feature Map, CVPR 2020; of maps where they are read",
+        requires="feature maps that convolutions read",
     )
     ranking: Scope = "local"
     batches: int = 8

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from conformance.errors import UsageError
+from conformance.errors import TooFewStepsError, UsageError
 from conformance.method import DataNeed, Driver, Event, Facts, Run
 from conformance.partition.selection import Selection
 from reference_impls.tickets import gamma
@@ -36,12 +36,14 @@ class EarlyBird(Slimming):
         reduce=mean: how a group's batch norms join: mean, sum, max, prod, first (in the model's order).
         ranking=global: compares all groups; local: axes lose equal shares; isomorphic: classes of axes built alike do.
         threshold=0.1: the share of channels in which settled masks may differ.
-        window=5: how many masks are compared, so that the fifth epoch is the earliest.
+        window=5: how many masks are compared: the fifth epoch is the earliest, with equal scales to begin with (see
+            gamma_init) the sixth.
         consecutive=false: true asks that the last `window` distances between neighbours be small: one epoch more.
         reinit=false: true draws the ticket's weights anew; otherwise it keeps those of that epoch.
 
     The result depends on the recipe, the data and the seed. Where no ticket is found the mask at the end is taken: the
-    history says so, and `state["found"]` is 0. Raises UsageError as `slimming` does.
+    history says so, and `state["found"]` is 0. Raises UsageError as `slimming` does, and TooFewStepsError for a
+    training in which no mask could settle.
 
     Source: You et al., Drawing Early-Bird Tickets: Towards More Efficient Training, ICLR 2020. The comparison is that
     of its program; `consecutive` is the text's. Here groups leave, exactly p of them, and low precision is left out.
@@ -55,6 +57,7 @@ class EarlyBird(Slimming):
         paper="You et al., Drawing Early-Bird Tickets: Towards More Efficient Training, ICLR 2020; over groups",
         budgets=("groups", "params", "macs"),
         penalises=True,
+        requires="batch norms",
     )
     threshold: float = 0.1
     window: int = 5
@@ -73,6 +76,24 @@ class EarlyBird(Slimming):
         run.state |= {"masks": [], "found": 0, "removed": []}
         if self.reinit:
             run.state["theta"] = snapshot(run.model)
+
+    @property
+    def looks(self) -> int:
+        """Epochs whose starts it takes to find a ticket; gammas that all begin equal make no mask at the first."""
+        return self.window + self.consecutive + (self.gamma_init is not None)
+
+    def wrap_optimizer(self, run: Run, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """The base itself. Raises TooFewStepsError when no mask could settle: that were slimming by another name."""
+        assert run.data.task is not None
+        per_epoch = run.data.task.count("train") // run.recipe.batch
+        needed = (self.looks - 1) * per_epoch + 1
+        if run.total < needed:
+            raise TooFewStepsError(
+                f"{self.name} looks at {self.looks} epochs' beginnings before a mask can have settled: it needs "
+                f"{needed} steps, not {run.total}; a smaller window needs fewer",
+                needed,
+            )
+        return super().wrap_optimizer(run, optimizer)
 
     def on_event(self, event: Event, run: Run) -> None:
         """Look at each epoch's start; from the ticket on hold what has left at zero."""

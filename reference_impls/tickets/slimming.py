@@ -47,6 +47,7 @@ class Slimming(Method):
         data=DataNeed.TRAINING,
         paper="Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017; over groups",
         penalises=True,
+        requires="batch norms",
     )
     penalty: float = 1e-4
     gamma_init: float | None = 0.5

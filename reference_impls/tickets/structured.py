@@ -62,6 +62,7 @@ class StructuredTicket(Rounds):
         data=DataNeed.TRAINING,
         paper="Frankle and Carbin, The Lottery Ticket Hypothesis, ICLR 2019; reconstructed for groups",
         zeroes=True,
+        requires="batch norms, or criterion=l1",
     )
     criterion: Criterion = "gamma"
     reduce: Reduce = "mean"

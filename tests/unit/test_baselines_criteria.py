@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from method_nets import NETS, TASK, X, built, made, plant, pruned
 from torch.nn import functional as F
 
-from conformance.errors import UsageError
+from conformance.errors import UnsuitedError, UsageError
 from conformance.method import Budget, DataNeed, DataNeedError, Driver, Limits, Options, Recipe, Run, plan
 from conformance.method import run as host
 from conformance.method.ladder import SCOPES, removable
@@ -56,7 +56,7 @@ CRITERIA: dict[str, Callable[[], Criterion]] = {
     "thinet-refit": lambda: ThiNet(refit=True, **SMALL),
     "cp": lambda: ChannelLasso(**SMALL),
 }
-SILENT = {("hrank", "vit"), ("bn-scale", "vit")}
+SILENT = {("hrank", "vit")}
 """A criterion that can say nothing of a net."""
 
 every = pytest.mark.parametrize("name", CRITERIA)
@@ -337,7 +337,7 @@ def test_bn_scale_falls_back_where_there_is_no_batch_norm():
 
 @pytest.mark.parametrize("method", [BnScale(), HRank(**SMALL)], ids=["bn-scale", "hrank"])
 def test_a_criterion_that_can_say_nothing_says_so(method):
-    with pytest.raises(UsageError, match=r"can say nothing about any group of this model: n"):
+    with pytest.raises(UnsuitedError, match=r"can say nothing about any group of this model: n"):
         host(method, built("vit"), (X,), budget=made(method, built("vit")).budget, task=TASK)
 
 
@@ -652,3 +652,8 @@ def test_a_whole_run_does_not_touch_the_given_model():
     before = copy.deepcopy(model.state_dict())
     pruned(ChannelLasso(**SMALL), model, recipe=Recipe(), options=Options(seed=2, measure=False))
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_without_any_batch_norm_all_may_go_by_weights():
+    run = made(BnScale(without="l1"), built("vit"))
+    assert torch.equal(run.method.score(run)[1:], L1().score(run)[1:])

@@ -13,7 +13,12 @@ from tickets_support import NETS, built, pruned, recipe, same_state
 from torch import nn
 
 import conformance as pc
-from conformance.errors import UsageError
+from conformance.checks.subject import prepare
+from conformance.errors import TooFewStepsError, UsageError
+from conformance.method.contract import check_method
+from conformance.method.contract.subject import Subject
+from conformance.report.schema import Outcome
+from conformance.spec_loader import load
 from reference_impls.tickets import gamma
 from reference_impls.tickets.early_bird import EarlyBird, distance, settled, smallest_out
 from reference_impls.tickets.rounds import snapshot
@@ -86,9 +91,10 @@ def rows(result, key: str) -> dict[int, object]:
 @pytest.mark.parametrize(("consecutive", "epoch"), [(False, 5), (True, 6)])
 def test_frozen_gammas_give_a_ticket_at_the_fifth_mask_and_not_earlier(net, consecutive, epoch):
     method = EarlyBird(consecutive=consecutive, gamma_init=None)
-    for epochs in (epoch - 1, epoch):
-        result = pruned(method, freeze(built(net), distinct=True), recipe=recipe(epochs=epochs))
-        assert found(result) == (epoch if epochs >= epoch else 0)
+    with pytest.raises(TooFewStepsError, match=f"needs {3 * epoch - 2} steps, not {3 * epoch - 3}"):
+        pruned(method, freeze(built(net), distinct=True), recipe=recipe(epochs=epoch - 1))
+    result = pruned(method, freeze(built(net), distinct=True), recipe=recipe(epochs=epoch))
+    assert found(result) == epoch
     assert rows(result, "early_bird") == {3 * (epoch - 1): epoch}
     assert rows(result, "mask_distance") == {3 * number: 0.0 for number in range(1, epoch)}
     assert result.verdict.status == "equal"
@@ -228,15 +234,15 @@ def test_a_ticket_may_be_drawn_anew():
 
 
 def test_without_a_ticket_the_mask_at_the_end_is_taken_and_the_history_says_so():
-    result = pruned(EarlyBird(), "vgg", recipe=recipe(epochs=4))
+    result = pruned(EarlyBird(threshold=0.0), "vgg", recipe=recipe(epochs=6))
     assert found(result) == 0
-    assert rows(result, "early_bird") == {12: "not found: the mask at the end is taken"}
+    assert rows(result, "early_bird") == {18: "not found: the mask at the end is taken"}
     assert list(result.decision.removed) == result.state["removed"]
     assert result.removed["groups"] >= 0.4
     assert result.verdict.status == "equal"
     distances = rows(result, "mask_distance")
-    assert list(distances) == [6, 9]  # of the masks of epochs 2, 3, 4: the first was of equal gammas
-    assert list(rows(result, "mask_density")) == [0, 3, 6, 9]
+    assert list(distances) == [6, 9, 12, 15]  # of the masks of epochs 2 to 6: the first was of equal gammas
+    assert list(rows(result, "mask_density")) == [0, 3, 6, 9, 12, 15]
 
 
 def test_the_penalty_goes_on_with_the_ticket():
@@ -257,3 +263,11 @@ def test_options_and_budgets_that_cannot_be():
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.ReLU(), nn.Linear(6, 4))
     with pytest.raises(UsageError, match="no group of this model has one"):
         pruned(EarlyBird(), model)
+
+
+def test_a_ticket_that_is_found_keeps_the_contract():
+    """With any mask taken for settled it is there as early as can be; with its own threshold it may never be."""
+    report = check_method(EarlyBird(threshold=1.0, window=2), "handmade:conv-bn-relu")
+    assert report.outcome is Outcome.PASS, report.reason
+    subject = Subject(EarlyBird(threshold=1.0, window=2), prepare(load("handmade:conv-bn-relu"), 0, "cpu", None), 0)
+    assert subject.plan().run.state["found"] == 3

@@ -105,7 +105,7 @@ def test_an_early_bird_goes_on_before_at_and_after_its_ticket(tmp_path, reinit):
 
 
 def test_an_early_bird_without_a_ticket_goes_on_after_its_decision(tmp_path):
-    method, training = EarlyBird(threshold=0.0), with_dropout(epochs=3)
+    method, training = EarlyBird(threshold=0.0, window=2), with_dropout(epochs=3)
     again = resumed(tmp_path, method, [("train", 5), ("finetune", 1)], "resnet", GROUPS, recipe=training)
     check_same(pruned(method, "resnet", GROUPS, recipe=training), again)
 
