@@ -18,8 +18,8 @@ DEFAULTS = [
 """Five small models, one a family: a plain CNN, a ResNet, a DenseNet, a BERT, a ViT."""
 
 
-METHODS = ["handmade:conv-bn-relu", "timm:test_resnet", "handmade:dense-block", "transformers:bert"]
-"""Four small models for the method contract: a plain CNN with batch norm, a ResNet, a DenseNet, a BERT."""
+METHODS = ["small:vgg11-w4", "timm:test_resnet", "small:densenet-w4", "transformers:bert"]
+"""Four small models for the method contract: a VGG with batch norm, a ResNet, a DenseNet, a BERT."""
 
 
 def sweep(prefix: str) -> list[str]:

@@ -79,12 +79,12 @@ def _listed(rows: Sequence[dict[str, Any]]) -> Table:
 
 def method_check(
     ctx: typer.Context,
+    backends: Annotated[
+        list[str], typer.Option("--backend", metavar="SPEC", help="A small model to check on; may be repeated.")
+    ],
     names: Annotated[
         list[str] | None,
         typer.Argument(metavar="[METHOD]...", help="A name, package.module:Class or path/file.py:Class; all without."),
-    ] = None,
-    backends: Annotated[
-        list[str] | None, typer.Option("--backend", metavar="SPEC", help="A small model to check on; may be repeated.")
     ] = None,
     budget: Annotated[
         str | None,
@@ -187,15 +187,13 @@ def _lacks(report: ModelReport) -> str:
     return next((str(check.details.get("requires", "")) for check in report.checks if check.id == "M.runs"), "")
 
 
-def _wanted(names: list[str] | None, backends: list[str] | None, budget: str | None) -> list[tuple[str, str]]:
+def _wanted(names: list[str] | None, backends: list[str], budget: str | None) -> list[tuple[str, str]]:
     """Every method with every model. The cheap mistakes are found here, before any long work."""
     from conformance.method.budget import Budget
     from conformance.method.registry import method_class
     from conformance.method.registry import methods as registered
     from conformance.spec_loader import locate
 
-    if not backends:
-        raise UsageError("give at least one --backend SPEC, a small model such as handmade:conv-bn-relu")
     for name in names or ():
         if ":" in name:
             locate(name)

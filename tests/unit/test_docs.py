@@ -251,6 +251,7 @@ def test_commands_named_in_the_text_exist(page):
         "conformance check handmade:mlp --levels 2",
         "conformance check handmade:mlp --level 4",
         "conformance explain handmade:mlp",
+        "conformance method-check l2",
         "conformance list timm torchvision",
     ],
 )

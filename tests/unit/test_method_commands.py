@@ -65,7 +65,6 @@ def test_methods_are_listed(capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["l1"], "give at least one --backend"),
         (["l11", "--backend", MLP], "no method named 'l11'; did you mean"),
         (["l1", "--backend", "word"], "'word' is no SPEC"),
         (["nofile.py:X", "--backend", MLP], "there is no file nofile.py"),
