@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from conformance.errors import UsageError
+from reference_impls.oto.everywhere import first_says, mean_everywhere
 from reference_impls.oto.hspg import HSPG, MOST, RISE
 from reference_impls.oto.quota import Quota
 from reference_impls.oto.rows import Rows
@@ -150,7 +151,7 @@ class AdaHSPG(HSPG):
             self._proximal()
         else:
             super().update(loss)
-        self.losses += float(loss)
+        self.losses += mean_everywhere(loss, self.rows.device)
         self.place += 1
         if self.place == self.phase_steps:
             self._turn()
@@ -189,7 +190,7 @@ class AdaHSPG(HSPG):
         """The end of a phase: which kind comes next, and with what epsilon."""
         norms = torch.where(self._open, self.rows.norms(), 0)
         objective = self.losses / self.place + self.penalty * float(norms.double().sum())
-        rose, self.objective = objective > self.objective, objective
+        rose, self.objective = first_says(objective > self.objective, self.rows.device), objective
         self.place, self.losses = 0, 0.0
         left = int(self.gone.sum())
         added, self.left_before = left > self.left_before, left
@@ -198,7 +199,7 @@ class AdaHSPG(HSPG):
             before, self.support = self.support, support
             most = STABLE * float(self._free.sum())
             stable = before is not None and float((before ^ support).logical_and(self._open).sum()) <= most
-            self.phase = "half-space" if stable else "proximal"
+            self.phase = "half-space" if first_says(stable, self.rows.device) else "proximal"
             return
         epsilon = float(self.epsilons[0])
         if rose:

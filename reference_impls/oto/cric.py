@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from conformance.errors import UsageError
+from reference_impls.oto.everywhere import mean_everywhere, same_everywhere
 from reference_impls.oto.fading import Fading
 from reference_impls.oto.motion import Motion
 from reference_impls.oto.quota import Numbers, Quota
@@ -106,7 +107,7 @@ class HESSOCRIC(Fading):
             return
         if self.phase == "before":
             if self.cycles.loss_weight:
-                self.reference = _number(loss)
+                self.reference = self._number(loss)
             self._kept = self._memorise()
             self.phase = "probe" if self.cycles.loss_weight and self.layers else "cycle"
         if self.phase == "probe":
@@ -130,9 +131,9 @@ class HESSOCRIC(Fading):
             scores = self._scored().double().cpu().numpy()
             self._put_back()
             lowest = inside[np.argsort(scores[inside], kind="stable")][: max(1, int(RATIOS[ratio] * inside.size))]
-            fill_(self.rows.places(lowest))
+            fill_(self.rows.places(self._agreed(lowest)))
         else:
-            self.ratios[layer] += _number(loss) / self.reference / len(RATIOS)
+            self.ratios[layer] += self._number(loss) / self.reference / len(RATIOS)
             self._put_back()
         self.place += 1
         if self.place == 2 * len(RATIOS) * len(self.layers):
@@ -174,7 +175,15 @@ class HESSOCRIC(Fading):
         self.phase, self._kept, self._doubted, self._motion = "fade", {}, Scales(()), None
 
     def _lowest(self, scores: torch.Tensor) -> Numbers:
-        return self.quota.reaching(scores, self.gone, self.quota.budget)
+        return self._agreed(self.quota.reaching(scores, self.gone, self.quota.budget))
+
+    def _agreed(self, groups: Numbers) -> Numbers:
+        return same_everywhere(groups, self.rows.count, self.rows.device)
+
+    def _number(self, loss: Loss | None) -> float:
+        if loss is None:
+            raise UsageError("HESSO-CRIC looks at the loss: call step(loss=loss), or step(closure)")
+        return mean_everywhere(loss, self.rows.device)
 
     def _scored(self) -> torch.Tensor:
         """A step of the base, and the scores of it."""
@@ -268,9 +277,3 @@ def _copied(state: dict[str, Any], device: torch.device | None = None) -> dict[s
         return value.clone() if device is None or value.ndim == 0 else value.to(device, copy=True)
 
     return {key: copy(value) for key, value in state.items()}
-
-
-def _number(loss: Loss | None) -> float:
-    if loss is None:
-        raise UsageError("HESSO-CRIC looks at the loss: call step(loss=loss), or step(closure)")
-    return float(loss)

@@ -83,7 +83,7 @@ class DHSPG(HalfSpace):
         most = self.quota.cost.removed(budget.kind, steps.selection(steps.steps))
         wider = dataclasses.replace(budget, remove=min(budget.remove + self.tolerance, MOST, most))
         self.penalised_groups[:] = False
-        self.penalised_groups[self.quota.reaching(-redundancy, self.gone, wider)] = True
+        self.penalised_groups[self._agreed(self.quota.reaching(-redundancy, self.gone, wider))] = True
         self._active_members()
 
     def _active_members(self) -> None:

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 
 from conformance.errors import UsageError
+from reference_impls.oto.everywhere import same_everywhere
 from reference_impls.oto.gpu_motion import motion_over
 from reference_impls.oto.motion import Memory, Motion
 from reference_impls.oto.quota import Numbers, Quota
 from reference_impls.oto.rows import Rows, Scales
 from reference_impls.oto.saliency import Criteria, hesso_scores, products
-from reference_impls.oto.wrapper import Loss, SparseOptimizer, same_everywhere
+from reference_impls.oto.wrapper import Loss, SparseOptimizer
 
 
 class Fading(SparseOptimizer):

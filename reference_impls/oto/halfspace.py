@@ -6,11 +6,13 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 from conformance.errors import UsageError
+from reference_impls.oto.everywhere import first_says, same_everywhere
 from reference_impls.oto.motion import Motion
-from reference_impls.oto.quota import Quota
+from reference_impls.oto.quota import Numbers, Quota
 from reference_impls.oto.rows import Rows
 from reference_impls.oto.stepping import adds_decay
 from reference_impls.oto.wrapper import SparseOptimizer
@@ -69,20 +71,35 @@ class HalfSpace(SparseOptimizer):
 
     def project(self, wanted: torch.Tensor, inner: torch.Tensor, squares: torch.Tensor, among: torch.Tensor) -> None:
         """Set groups that are wanted to zero as far as the budget allows, and what is completed now, `among` some."""
-        if self.met:
+        if not self.met:
+            self._let_go(self._agreed(np.flatnonzero(wanted.cpu().numpy())))
+        if self.completing and not self.met:
+            self._complete(inner, squares, among)
+
+    def _let_go(self, chosen: Numbers) -> None:
+        """What leaves the half-space; a random part of it where the budget has no room for all."""
+        if not chosen.size:
             return
-        chosen = wanted.cpu().numpy()
-        if chosen.any():
-            draw = torch.rand(chosen.size, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + self.steps))
-            self.prune(self.quota.within(draw.numpy(), chosen, self.gone))
-            self.met = self.quota.met(self.gone)
-        if self.complete is not None and not self.met and self.completing:
-            ratio = torch.where(squares > 0, inner / squares, -torch.ones_like(inner))
-            # Most groups that are not pushed have a ratio near 1: the norm decides between them.
-            length = squares.double() / squares.double().max().clamp(min=1e-30)
-            order = torch.where(among, ratio.double().clamp(max=1 - 1e-3) + 1e-3 * length, torch.inf)
-            self.prune(self.quota.rest(order, self.gone, self.complete[1] - self.steps))
-            self.met = self.quota.met(self.gone)
+        flags = np.zeros(self.gone.size, dtype=bool)
+        flags[chosen] = True
+        draw = torch.rand(flags.size, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + self.steps))
+        self._leave(self.quota.within(draw.numpy(), flags, self.gone))
+
+    def _complete(self, inner: torch.Tensor, squares: torch.Tensor, among: torch.Tensor) -> None:
+        """This step's part of what the budget still lacks."""
+        assert self.complete is not None
+        ratio = torch.where(squares > 0, inner / squares, -torch.ones_like(inner))
+        # Most groups that are not pushed have a ratio near 1: the norm decides between them.
+        length = squares.double() / squares.double().max().clamp(min=1e-30)
+        order = torch.where(among, ratio.double().clamp(max=1 - 1e-3) + 1e-3 * length, torch.inf)
+        self._leave(self.quota.rest(order, self.gone, self.complete[1] - self.steps))
+
+    def _leave(self, groups: Numbers) -> None:
+        self.prune(self._agreed(groups))
+        self.met = first_says(self.quota.met(self.gone), self.rows.device)
+
+    def _agreed(self, groups: Numbers) -> Numbers:
+        return same_everywhere(groups, self.rows.count, self.rows.device)
 
     # -- penalties in the gradient -------------------------------------------------------------
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from conformance.errors import UsageError
 from reference_impls.oto.motion import Memory
 from reference_impls.oto.quota import Numbers, Quota
-from reference_impls.oto.rows import Fills, Rows, fill_, numbers
+from reference_impls.oto.rows import Fills, Rows, fill_
 from reference_impls.oto.stepping import Stepping
 
 Loss = torch.Tensor | float
@@ -24,6 +23,10 @@ class SparseOptimizer(torch.optim.Optimizer):
     Learning-rate schedulers, gradient clipping and GradScaler work on the wrapper as on the base. A subclass
     writes `update`, which calls `self.base.step()` once. Groups in `gone` are zero after every step: their
     parameters and buffers exactly, and what the base remembers of them from the step in which they left.
+
+    Where several processes train together, each calls `step` with gradients that are the mean over all of them, as
+    DistributedDataParallel leaves them, and with its own share's loss, which is averaged where it is looked at. What
+    is decided, all take over from the first.
 
     rows are the group vectors of the model being trained; quota says what leaves. steps counts calls of
     `step` that were not skipped.
@@ -152,13 +155,3 @@ class SparseOptimizer(torch.optim.Optimizer):
             super().add_param_group(param_group)
             return
         self.base.add_param_group(param_group)
-
-
-def same_everywhere(left: Numbers, count: int, device: torch.device) -> Numbers:
-    """The first process's choice, in all that train together: measured costs may differ between them."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return left
-    flags = torch.zeros(count + 1, dtype=torch.uint8, device=device)
-    flags[torch.from_numpy(left).to(device)] = 1
-    dist.broadcast(flags, src=0)
-    return numbers(flags)
