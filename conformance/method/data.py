@@ -44,10 +44,18 @@ class Data:
         return self._batches(batches, size)
 
     def training(self, size: int = 64) -> Iterator[Batch]:
-        """All training batches once, with targets, on the run's device, shuffled by the run's seed."""
+        """Every training sample once, with targets, on the run's device, in file order and without augmentation.
+
+        The last batch may be smaller, but is no single sample, which a batch norm refuses: batches are of one more
+        where it would be.
+        """
         self._ask(DataNeed.TRAINING)
         assert self.task is not None
-        for batch in self.task.batches("train", min(size, self.task.count("train")), seed=self.seed, epoch=-1):
+        count = self.task.count("train")
+        size = min(size, count)
+        while size > 1 and count % size == 1:
+            size += 1
+        for batch in self.task.batches("train", size):
             yield batch.to(self.device)
 
     def loss(self, output: object, batch: Batch) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -50,6 +51,10 @@ class Recipe:
             raise UsageError(f"the schedules are constant, cosine and step, not {self.schedule!r}")
         if not self.lr > 0 or not 0 <= self.warmup < 1:
             raise UsageError(f"lr is above 0 and warmup a share below 1, not {self.lr} and {self.warmup}")
+
+    def computing(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
+        """Around a forward pass and its loss: torch's autocast where amp says so."""
+        return torch.autocast(device.type, getattr(torch, self.amp)) if self.amp else contextlib.nullcontext()
 
     def base_optimizer(self, model: torch.nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
         """torch's own optimizer over the model's parameters that want gradients."""

@@ -149,7 +149,7 @@ def train(
         if events and run.step % per_epoch == 0:
             method.on_event("epoch_start", run)
         run.batch = batch.to(run.device)
-        run.loss = _loss(wrapped, task, run.batch, recipe.amp, run.device)
+        run.loss = _loss(wrapped, task, run.batch, recipe.computing(run.device))
         scaler.scale(run.loss).backward()  # type: ignore[no-untyped-call]
         run.loss = _mean(run.loss.detach())
         if not math.isfinite(float(run.loss)):
@@ -238,8 +238,9 @@ def _distributed(model: torch.nn.Module) -> torch.nn.Module:
     return model if world() == 1 else torch.nn.parallel.DistributedDataParallel(model)
 
 
-def _loss(model: torch.nn.Module, task: Task, batch: Batch, amp: str, device: torch.device) -> torch.Tensor:
-    computing = torch.autocast(device.type, getattr(torch, amp)) if amp else contextlib.nullcontext()
+def _loss(
+    model: torch.nn.Module, task: Task, batch: Batch, computing: contextlib.AbstractContextManager[object]
+) -> torch.Tensor:
     with computing:
         output = model(*batch.args, **batch.kwargs)
         return task.loss(output, batch.target)

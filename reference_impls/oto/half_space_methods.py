@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,6 +18,8 @@ from reference_impls.oto.quota import Quota
 from reference_impls.oto.rows import Rows
 from reference_impls.oto.trained import Trained, share
 from reference_impls.oto.wrapper import SparseOptimizer
+
+_SCALE = 1024.0
 
 COMPLETE = (0.75, 0.9)
 """Where in training a half-space method is completed: late, but with enough of a falling lr left to recover."""
@@ -118,14 +121,7 @@ class AdaHspg(Trained):
 
         def full() -> None:
             """The mean gradient over all training data."""
-            batches = run.data.training(run.recipe.batch)
-            seen = 0
-            for batch in batches:
-                _backward(run, batch, weight=batch.size)
-                seen += batch.size
-            for parameter in run.model.parameters():
-                if parameter.grad is not None:
-                    parameter.grad.div_(seen)
+            _backward(run, run.data.training(run.recipe.batch))
 
         return AdaHSPG(
             base,
@@ -152,7 +148,7 @@ class AdaHspg(Trained):
 def _of_batch(run: Run) -> None:
     """The gradient of the present batch, the mean over all processes."""
     assert run.batch is not None
-    _backward(run, run.batch)
+    _backward(run, (run.batch,))
     if dist.is_available() and dist.is_initialized():
         for parameter in run.model.parameters():
             if parameter.grad is not None:
@@ -160,9 +156,21 @@ def _of_batch(run: Run) -> None:
                 parameter.grad.div_(dist.get_world_size())
 
 
-def _backward(run: Run, batch: Batch, weight: float = 1.0) -> None:
-    loss = run.data.loss(run.model(*batch.args, **batch.kwargs), batch) * weight
-    loss.backward()  # type: ignore[no-untyped-call]
+def _backward(run: Run, batches: Iterable[Batch]) -> None:
+    """The gradient of the mean loss over all samples of the batches, computed in the recipe's precision."""
+    # In float16 gradients of a mean loss would vanish.
+    scale = _SCALE if run.recipe.amp == "float16" else 1.0
+    first, seen = 0, 0.0
+    for batch in batches:
+        first = first or batch.size
+        weight = batch.size / first  # exactly 1 for one batch
+        seen += weight
+        with run.recipe.computing(run.device):
+            loss = run.data.loss(run.model(*batch.args, **batch.kwargs), batch)
+        (loss * (weight * scale)).backward()  # type: ignore[no-untyped-call]
+    for parameter in run.model.parameters():
+        if parameter.grad is not None:
+            parameter.grad.div_(seen * scale)
 
 
 @dataclass(frozen=True)

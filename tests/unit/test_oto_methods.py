@@ -15,6 +15,8 @@ import torch.multiprocessing as mp
 
 from conformance.errors import TooFewStepsError, UsageError
 from conformance.method import Batch, Budget, Limits, Options, Recipe, run
+from conformance.method.data import Data
+from reference_impls.oto.adahspg import AdaHSPG
 from reference_impls.oto.fading_methods import Hesso, HessoCric, Lhspg
 from reference_impls.oto.half_space_methods import AdaHspg, Dhspg, Hspg
 
@@ -177,6 +179,74 @@ def shared(method):
         recipe=dataclasses.replace(RECIPE, epochs=4),
         options=Options(measure=False),
     )
+
+
+class Uneven(Blobs):
+    """127 samples, of which batches of 18 leave a single one."""
+
+    def count(self, split):
+        return 127
+
+    def batches(self, split, size, *, seed=None, epoch=0):
+        order = torch.arange(127)
+        if seed is not None:
+            order = torch.randperm(127, generator=torch.Generator().manual_seed(1000 * seed + epoch + 100))
+            order = order[: 127 - 127 % size]
+        for part in torch.split(order, size):
+            yield Batch((self.x[part],), {}, self.y[part])
+
+
+def corrections(monkeypatch, recipe, task, model, *, penalty):
+    """For every step of AdaHSPG+ through the host, its place in the phase, the corrected gradients, and mu."""
+    seen = []
+    original = AdaHSPG.correct
+
+    def correct(self, closure):
+        original(self, closure)
+        if self.reducing:
+            gradients = [tensor.grad.clone() for tensor in self._trained()]
+            seen.append((self.place, gradients, self._mu))
+
+    monkeypatch.setattr(AdaHSPG, "correct", correct)
+    method = AdaHspg(penalty=penalty)
+    x = torch.randn(2, 3, 6, 6, dtype=next(model.parameters()).dtype)
+    run(method, model, x, budget=Budget.parse("groups=0.5"), task=task, recipe=recipe, options=Options(measure=False))
+    return seen
+
+
+def test_adahspg_anchors_have_the_mean_gradient_of_every_training_sample(monkeypatch):
+    task, model = Uneven(torch.float64), on.net(norm=False)
+    torch.nn.functional.cross_entropy(model(task.x[:127]), task.y[:127]).backward()
+    expected = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    recipe = dataclasses.replace(RECIPE, epochs=2, batch=18, weight_decay=0.0)
+    place, _, mu = corrections(monkeypatch, recipe, task, model, penalty=0.01)[0]
+    assert place == 0
+    for one, other in zip(mu, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(18, 19), (16, 16), (126, 127), (200, 127), (1, 1)])
+def test_all_training_data_come_once_and_no_sample_alone(size, expected):
+    task = Uneven()
+    found = list(Data(task, AdaHspg(), 0, torch.device("cpu")).training(size))
+    assert torch.equal(torch.cat([batch.args[0] for batch in found]), task.x[:127])
+    assert {batch.size for batch in found[:-1]} <= {expected}
+    assert expected == 1 or found[-1].size > 1
+
+
+@pytest.mark.parametrize("amp", ["", "bfloat16", "float16"])
+def test_adahspg_computes_at_the_anchor_as_training_does(amp, monkeypatch):
+    """With an lr that moves nothing, both gradients of a batch are the same bits, and mu is what is left."""
+    recipe = dataclasses.replace(RECIPE, epochs=2, lr=1e-30, weight_decay=0.0, clip=None, amp=amp)
+    seen = corrections(monkeypatch, recipe, Blobs(), on.net(dtype=torch.float32, norm=False), penalty=0.0)
+    later = [one for one in seen if one[0]]
+    assert later
+    for _, gradients, mu in later:
+        # In float16 the batch's gradient is scaled here, and on a CPU not in training: the last bits may differ.
+        close = {"rtol": 0, "atol": 1e-3} if amp == "float16" else {"rtol": 0, "atol": 0}
+        for one, other in zip(gradients, mu, strict=True):
+            torch.testing.assert_close(one, other, **close)
 
 
 def distributed(rank: int, folder: str) -> None:
