@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from cifar_files import write_cifar
 from safetensors.torch import load_file, save_file
 
 import conformance as pc
+from backends.tasks import cifar
 from conformance.cli.app import main
 from conformance.errors import UsageError
 from conformance.method.config import config, merged, read_config
+from conformance.method.registry import method
 from conformance.spec_loader import load
+from reference_impls.oto import Criteria
 
 SPEC = "handmade:conv-bn-relu"
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,9 +133,35 @@ def test_a_config_names_what_is_wrong_in_it(tmp_path):
     assert merged({"a": {"x": 1, "y": 2}}, over={"a": {"y": 3, "x": None}}) == {"a": {"x": 1, "y": 3}}
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "reference_impls" / "recipes").glob("*.toml")), ids=lambda path: path.stem
-)
+RECIPES = ROOT / "reference_impls" / "recipes"
+
+
+@pytest.mark.slow
+def test_the_hesso_recipe_runs_from_end_to_end(tmp_path):
+    """Shrunk by what a line can say: a narrow model, few images, as many steps as its ten periods need."""
+    write_cifar(tmp_path / "data", cifar.CIFAR10)
+    task = "cifar10?train=128&validation=20&test=40"
+    words = ["small:resnet18-w4", "--config", str(RECIPES / "hesso-resnet18-cifar10.toml"), "--task", task]
+    words += ["--data", str(tmp_path / "data"), "--device", "cpu", "--epochs", "14", "--batch", "16"]
+    assert prune(*words, "--output", str(tmp_path / "out")) == 0
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["verdict"] == "equal"
+    assert 0.7 <= result["removed"]["groups"] < 0.71
+    assert result["config"]["recipe"]["momentum"] == 0
+    rows = [json.loads(line) for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
+    rates = [row["lr"] for row in rows if "lr" in row]
+    assert len(rates) == 14 * 8
+    assert rates[54] == pytest.approx(0.1)
+    assert rates[56] == pytest.approx(0.01)
+
+
+def test_the_hesso_recipe_has_the_published_weights():
+    tables = read_config(RECIPES / "hesso-resnet18-cifar10.toml")
+    made = method(tables["method"], **tables["options"])
+    assert made.criteria == Criteria(0.2, 0.2, 0.2, 0.2, 0.2, 1)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_the_recipes_that_ship_are_sound(path):
     """Everything of them but the data: names, options, budgets, and the model they are for."""
     from conformance.method.registry import method

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from cifar_files import write_cifar
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -447,22 +448,6 @@ def test_a_download_into_a_file_is_an_error(tmp_path):
 
 LAYOUTS = [cifar.CIFAR10, cifar.CIFAR100]
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=[layout.name for layout in LAYOUTS])
-
-
-def cifar_records(layout: cifar.Layout, count: int, seed: int) -> bytes:
-    random = np.random.default_rng(seed)
-    labels = np.zeros((count, layout.labels), np.uint8)
-    labels[:, 0] = 255 if layout.labels == 2 else 0  # the coarse class is read by nobody
-    labels[:, -1] = np.arange(count) % layout.classes
-    return np.concatenate([labels, random.integers(256, size=(count, 3072), dtype=np.uint8)], 1).tobytes()
-
-
-def write_cifar(folder: Path, layout: cifar.Layout, count: int = 100) -> Path:
-    place = folder / layout.folder
-    place.mkdir(parents=True)
-    for seed, name in enumerate((*layout.training, layout.testing)):
-        (place / name).write_bytes(cifar_records(layout, count, seed))
-    return place
 
 
 @layouts
