@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from types import FunctionType
 from typing import Any, Literal
 
 import torch
@@ -12,7 +13,7 @@ from reference_impls.oto.everywhere import first_says, mean_everywhere
 from reference_impls.oto.hspg import HSPG, MOST, RISE
 from reference_impls.oto.quota import Quota
 from reference_impls.oto.rows import Rows
-from reference_impls.oto.wrapper import Loss
+from reference_impls.oto.wrapper import Loss, SparseOptimizer
 
 Phase = Literal["proximal", "half-space"]
 Closure = Callable[[], Any]
@@ -76,6 +77,23 @@ class AdaHSPG(HSPG):
         self._corrected = False
         axes = torch.from_numpy(rows.units.groups.axis_of.copy()).to(rows.device)
         self._axis = axes - axes.min()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As of every sparse optimizer. Raises UsageError where `full` is a function that pickle cannot name."""
+        if isinstance(self.full, FunctionType) and "<" in self.full.__qualname__:
+            raise UsageError(
+                f"AdaHSPG+ cannot be pickled with full={self.full.__qualname__}, a lambda or a function inside "
+                "another: save its state_dict()"
+            )
+        return super().__getstate__()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SparseOptimizer:
+        """As of every sparse optimizer. A function `full` is of the model it was written for: a copy wants its own."""
+        twin = super().__deepcopy__(memo)
+        assert isinstance(twin, AdaHSPG)
+        if isinstance(self.full, FunctionType):
+            twin.full = _of_another_model
+        return twin
 
     # -- gradients of low variance -------------------------------------------------------------
 
@@ -235,6 +253,10 @@ class AdaHSPG(HSPG):
 
 
 _PLAIN = ("phase", "place", "left_before", "losses", "objective")
+
+
+def _of_another_model() -> None:
+    raise UsageError("this AdaHSPG+ is a copy: set its `full` to a function over the copied model")
 
 
 def _put(tensors: list[torch.Tensor], values: list[torch.Tensor]) -> None:

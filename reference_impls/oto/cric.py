@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -85,6 +85,14 @@ class HESSOCRIC(Fading):
         self._doubted = Scales(())
         self._kept: dict[str, Any] = {}
         self._motion: Motion | None = None
+
+    derived: ClassVar[tuple[str, ...]] = ("_doubted", "_motion")
+
+    def rebuilt(self) -> None:
+        """Places of what is in doubt."""
+        super().rebuilt()
+        self._motion = None
+        self._doubted = Scales(self.rows.places(np.flatnonzero(self.doubted)))
 
     @staticmethod
     def steps_needed(quota: Quota, cycles: Cycles, fade_steps: int) -> int:
@@ -251,7 +259,7 @@ class HESSOCRIC(Fading):
         self.ratios = saved["ratios"].cpu().numpy().copy()
         for name in _FLAGS:
             setattr(self, name, saved[name].cpu().numpy().copy())
-        self._doubted = Scales(self.rows.places(np.flatnonzero(self.doubted)))
+        self.rebuilt()
         memory = dict(saved["memory"])
         if memory:
             moved = zip(memory["base"], self._parameters(), strict=True)

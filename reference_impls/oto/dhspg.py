@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -57,6 +57,13 @@ class DHSPG(HalfSpace):
         self.start_step, self.penalty, self.amplify, self.cap = start_step, penalty, amplify, cap
         self.tolerance = tolerance
         self.penalised_groups = np.zeros(rows.count + 1, dtype=bool)
+        self._active_members()
+
+    derived: ClassVar[tuple[str, ...]] = ("_motion", "_flags")
+
+    def rebuilt(self) -> None:
+        """What is looked at of the penalised groups."""
+        super().rebuilt()
         self._active_members()
 
     def update(self, loss: Loss | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +26,12 @@ class Fading(SparseOptimizer):
         self.criteria = criteria or Criteria()
         self.fading: Numbers = np.zeros(0, dtype=np.int64)
         self._fading = Scales(())
+
+    derived: ClassVar[tuple[str, ...]] = ("_fading",)
+
+    def rebuilt(self) -> None:
+        """Places of what fades."""
+        self.fade(self.fading)
 
     def fade(self, groups: Numbers) -> None:
         """These groups fade from now on, and no others."""

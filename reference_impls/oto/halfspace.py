@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -47,9 +47,18 @@ class HalfSpace(SparseOptimizer):
             raise UsageError(f"groups are completed from one step to a later one, not {complete[0]} to {complete[1]}")
         self.epsilon, self.complete, self.seed = epsilon, complete, seed
         self.met = quota.empty
+        self._number_members()
+
+    def _number_members(self) -> None:
         self._numbers: dict[int, list[int]] = {}
-        for number, member in enumerate(rows.members):
+        for number, member in enumerate(self.rows.members):
             self._numbers.setdefault(id(member.tensor), []).append(number)
+
+    derived: ClassVar[tuple[str, ...]] = ("_numbers",)
+
+    def rebuilt(self) -> None:
+        """Members by their parameters."""
+        self._number_members()
 
     def moved(self, motion: Motion, coefficient: torch.Tensor | None = None, *, asked: bool = True) -> None:
         """The base's step; gradients get coefficient[g] * x of each group g. A motion that is asked later is told."""

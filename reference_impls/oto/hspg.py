@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -57,6 +57,14 @@ class HSPG(HalfSpace):
         self._motion = motion_over(rows, self._memory)
         self._after: torch.Tensor | None = None
         self._written: list[tuple[int, int]] = []
+
+    derived: ClassVar[tuple[str, ...]] = ("_motion", "_after", "_written")
+
+    def rebuilt(self) -> None:
+        """Norms are taken anew before the next step: the same bits."""
+        super().rebuilt()
+        self._motion = motion_over(self.rows, self._memory)
+        self._after, self._written = None, []
 
     def update(self, loss: Loss | None) -> None:
         """A penalised step of the base; in the second stage the projection."""

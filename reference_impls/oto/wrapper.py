@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from conformance.errors import UsageError
+from reference_impls.oto.copies import portable
 from reference_impls.oto.motion import Memory
 from reference_impls.oto.quota import Numbers, Quota
 from reference_impls.oto.rows import Fills, Rows, fill_
@@ -35,20 +37,24 @@ class SparseOptimizer(torch.optim.Optimizer):
     def __init__(self, base: torch.optim.Optimizer, rows: Rows, quota: Quota) -> None:
         """Raise UsageError where the base holds no parameter of any group, and for a budget out of reach."""
         super().__init__(base.param_groups, dict(base.defaults))
+        self._of_torch = frozenset(vars(self))
         self.base, self.rows, self.quota = base, rows, quota
-        self._share()
-        self.stepping = Stepping(base)
-        self._memory = Memory()
+        self.steps = 0
+        self.gone = np.zeros(rows.count + 1, dtype=bool)
+        self._bind()
         held = self.stepping.group_of()
         if rows.members and not any(id(tensor) in held for tensor in rows.parameters):
             raise UsageError("the optimizer holds no parameter of the model that the groups are of")
         if not quota.empty:
             quota.check()
-        self.steps = 0
-        self.gone = np.zeros(rows.count + 1, dtype=bool)
-        self._free = torch.from_numpy(quota.free).to(rows.device)
-        self._open = self._free
-        self._fills = Fills(())
+
+    def _bind(self) -> None:
+        """What follows from base, rows, quota and the groups gone."""
+        self._share()
+        self.stepping = Stepping(self.base)
+        self._memory = Memory()
+        self._free = torch.from_numpy(self.quota.free).to(self.rows.device)
+        self._gone_changed()
 
     def _share(self) -> None:
         self.param_groups, self.state = self.base.param_groups, self.base.state
@@ -148,6 +154,46 @@ class SparseOptimizer(torch.optim.Optimizer):
 
     def load_own_state(self, saved: dict[str, Any]) -> None:
         """Take over what `own_state` gave."""
+
+    # -- copies --------------------------------------------------------------------------------
+
+    derived: ClassVar[tuple[str, ...]] = ("stepping", "_memory", "_free", "_open", "_fills")
+    """Attributes that a copy makes anew (`rebuilt`): a subclass adds its own."""
+
+    def _own(self) -> dict[str, Any]:
+        """All attributes but torch's own, a scheduler's patch of `step`, and what is derived."""
+        derived = [name for kind in type(self).__mro__ for name in vars(kind).get("derived", ())]
+        left = {*self._of_torch, "step", *derived}
+        return {"defaults": self.defaults, **{name: kept for name, kept in vars(self).items() if name not in left}}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and torch.save: parameters and their state, as torch's own, and everything of the groups.
+
+        Hooks and what a learning-rate scheduler has put here are left out, as of torch's own. Raises UsageError where
+        something cannot be pickled; `state_dict` always can be saved.
+        """
+        rows, quota = portable(self.rows, self.quota)
+        return {**self._own(), "rows": rows, "quota": quota}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As `_own` gave."""
+        super().__setstate__(state)
+        self._bind()
+        self.rebuilt()
+
+    def rebuilt(self) -> None:
+        """Make what a subclass derives, after everything else is there."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SparseOptimizer:
+        """Of the parameters' copies: copied together with the model, it is the copied model's optimizer.
+
+        The partition is shared: nothing changes it.
+        """
+        twin = type(self).__new__(type(self))
+        shared = (self.quota, self.quota.groups, self.quota.cost, self.rows.units.groups)
+        memo |= {id(one): one for one in shared} | {id(self): twin}
+        twin.__setstate__(copy.deepcopy(self._own(), memo))
+        return twin
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As the base's."""
