@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -24,6 +24,7 @@ from reference_impls.oto.dhspg import DHSPG
 from reference_impls.oto.half_space_methods import dhspg_defaults
 from reference_impls.oto.hesso import HESSO
 from reference_impls.oto.hspg import HSPG
+from reference_impls.oto.kinds import ByKind
 from reference_impls.oto.lhspg import LHSPG
 from reference_impls.oto.lora import Also, Lora, adapters, attach
 from reference_impls.oto.quota import Quota
@@ -133,21 +134,31 @@ class OTO:
         target_group_sparsity: float,
         start_pruning_step: int,
         lmbda: float = 1e-3,
-        epsilon: float = 0.0,
+        lmbda_milestones: Sequence[int] = (),
+        epsilon: ByKind = 0.0,
         adapt_every: int = 0,
+        adapt_kinds: Iterable[str] = (),
+        upper_group_sparsity: ByKind | None = None,
         complete: tuple[int, int] | None = None,
         variant: Variant = "sgd",
         **base: Any,
     ) -> HSPG:
-        """HSPG: lmbda weighs the mixed norm; start_pruning_step is where projection starts."""
+        """HSPG: lmbda weighs the mixed norm; start_pruning_step is where projection starts.
+
+        lmbda falls to a tenth at each of lmbda_milestones, steps. epsilon and upper_group_sparsity are numbers, or
+        dicts such as {"conv": 0, "linear": 0.9}.
+        """
         return self._kept(
             HSPG(
                 self.base_optimizer(variant, lr, **base),
                 *self._parts(target_group_sparsity),
                 start_step=start_pruning_step,
                 penalty=lmbda,
+                penalty_milestones=lmbda_milestones,
                 epsilon=epsilon,
                 adapt_every=adapt_every,
+                adapt_kinds=adapt_kinds,
+                upper_group_sparsity=upper_group_sparsity,
                 complete=complete,
             )
         )

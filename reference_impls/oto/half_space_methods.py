@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,7 @@ from conformance.method import Batch, DataNeed, Driver, Event, Facts, Run
 from reference_impls.oto.adahspg import AdaHSPG
 from reference_impls.oto.dhspg import DHSPG
 from reference_impls.oto.hspg import HSPG
+from reference_impls.oto.kinds import by_kind, kinds_of, read_by_kind, read_shares
 from reference_impls.oto.quota import Quota
 from reference_impls.oto.rows import Rows
 from reference_impls.oto.trained import Trained, share
@@ -46,8 +47,11 @@ class Hspg(Trained):
 
     start: float = 0.25
     penalty: float = 1e-3
-    epsilon: float = 0.0
+    penalty_milestones: str = ""
+    epsilon: float | str = 0.0
     adapt: float = 0.02
+    adapt_kinds: str = ""
+    upper_group_sparsity: float | str | None = None
     complete: bool = True
 
     facts: ClassVar[Facts] = Facts(
@@ -66,17 +70,33 @@ class Hspg(Trained):
         """Raise UsageError for shares that are none."""
         share("start", self.start)
         share("adapt", self.adapt)
+        self._published()
+
+    def _published(self) -> dict[str, Any]:
+        """The options that are text here, as arguments of `HSPG`; milestones as shares."""
+        upper = self.upper_group_sparsity
+        found: dict[str, Any] = {
+            "penalty_milestones": read_shares("penalty_milestones", self.penalty_milestones),
+            "epsilon": read_by_kind("epsilon", self.epsilon),
+            "adapt_kinds": [kind.strip() for kind in self.adapt_kinds.split(",") if kind.strip()],
+            "upper_group_sparsity": None if upper is None else read_by_kind("upper_group_sparsity", upper),
+        }
+        for given in (found["epsilon"], found["upper_group_sparsity"]):
+            by_kind(given or 0.0, 0.0)
+        kinds_of(found["adapt_kinds"])
+        return found
 
     def optimizer(self, run: Run, base: torch.optim.Optimizer, rows: Rows, quota: Quota) -> SparseOptimizer:
         """HSPG."""
-        start = int(self.start * run.total)
+        start, told = int(self.start * run.total), self._published()
+        told["penalty_milestones"] = [round(share * run.total) for share in told["penalty_milestones"]]
         return HSPG(
             base,
             rows,
             quota,
             start_step=start,
             penalty=self.penalty,
-            epsilon=self.epsilon,
+            **told,
             adapt_every=max(1, round(self.adapt * run.total)) if self.adapt else 0,
             complete=None if quota.empty else _window(run, self.complete, start),
             seed=run.seed,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from conformance.errors import UsageError
@@ -16,6 +17,10 @@ from reference_impls.oto.quota import Numbers, Quota
 from reference_impls.oto.rows import Rows
 from reference_impls.oto.stepping import adds_decay
 from reference_impls.oto.wrapper import SparseOptimizer
+
+Flags = npt.NDArray[np.bool_]
+Scores = npt.NDArray[np.floating[Any]]
+"""For groups, of shape (count + 1,)."""
 
 
 class HalfSpace(SparseOptimizer):
@@ -92,7 +97,8 @@ class HalfSpace(SparseOptimizer):
         flags = np.zeros(self.gone.size, dtype=bool)
         flags[chosen] = True
         draw = torch.rand(flags.size, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + self.steps))
-        self._leave(self.quota.within(draw.numpy(), flags, self.gone))
+        order = draw.numpy()
+        self._leave(self.quota.within(order, self.allowed(order, flags), self.gone))
 
     def _complete(self, inner: torch.Tensor, squares: torch.Tensor, among: torch.Tensor) -> None:
         """This step's part of what the budget still lacks."""
@@ -101,7 +107,14 @@ class HalfSpace(SparseOptimizer):
         # Most groups that are not pushed have a ratio near 1: the norm decides between them.
         length = squares.double() / squares.double().max().clamp(min=1e-30)
         order = torch.where(among, ratio.double().clamp(max=1 - 1e-3) + 1e-3 * length, torch.inf)
-        self._leave(self.quota.rest(order, self.gone, self.complete[1] - self.steps))
+        line = order.cpu().numpy()
+        line = np.where(self.allowed(line, line < np.inf), line, np.inf)
+        self._leave(self.quota.rest(line, self.gone, self.complete[1] - self.steps))
+
+    def allowed(self, order: Scores, wanted: Flags) -> Flags:
+        """Of the groups wanted those that may leave now, by the lowest `order`: all, unless a subclass says less."""
+        del order
+        return wanted
 
     def _leave(self, groups: Numbers) -> None:
         self.prune(self._agreed(groups))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,25 +12,35 @@ import torch
 from conformance.errors import UsageError
 from conformance.partition.groups import KINDS
 from reference_impls.oto.gpu_motion import motion_over
-from reference_impls.oto.halfspace import HalfSpace
+from reference_impls.oto.halfspace import Flags, HalfSpace, Scores
+from reference_impls.oto.kinds import ByKind, by_kind, kinds_of
 from reference_impls.oto.quota import Quota
 from reference_impls.oto.rows import Rows
 from reference_impls.oto.wrapper import Loss
 
 MOST, RISE, STALLED = 0.999, 0.1, 0.01
+LEAST = 1e-6
+"""A penalty that has fallen this far is none."""
 
 
 class HSPG(HalfSpace):
     """Half-Space Stochastic Projected Gradient.
 
     Every step has penalty * x_g / ||x_g|| added to the gradient of each group that may leave. From start_step on,
-    groups whose step leaves the half-space of epsilon are projected to zero, up to the budget. adapt_every > 0:
-    after so many steps, when sparsity has grown by no more than a hundredth, epsilon rises by 0.1 (to at most
-    0.999) for the kinds of groups (channel, head, neuron...) that are short of the budget's share and falls to
-    0 for the others. Published are budgets by share of groups; for others the share of groups is compared all
-    the same.
+    groups whose step leaves the half-space of epsilon are projected to zero, up to the budget.
 
-    Raises UsageError for a penalty below 0.
+    At each of penalty_milestones, steps, the penalty falls to a tenth, and to 0 once that is no more than 1e-6.
+    epsilon is one number or one by kind (see `ByKind`; 0 for kinds that are not named). upper_group_sparsity is the
+    share of an axis' groups that may be zero, a number or by kind (1 for those not named), None for no bound: of
+    more groups than an axis has room for a random part is projected.
+
+    adapt_every > 0: after so many steps, when sparsity has grown by no more than a hundredth, epsilon rises by 0.1 (to
+    at most 0.999) for the kinds among adapt_kinds (all, if empty) that are short of their upper group sparsity,
+    or without one of the budget's share, and falls to 0 for the others among them. Published are budgets by share
+    of groups; for others the share of groups is compared all the same.
+
+    Raises UsageError for a penalty below 0, an epsilon outside [0, 1), an upper group sparsity outside [0, 1], unknown
+    kinds, and a budget that is to be completed but is out of reach below the upper group sparsity.
     """
 
     def __init__(
@@ -39,21 +51,33 @@ class HSPG(HalfSpace):
         *,
         start_step: int,
         penalty: float = 1e-3,
-        epsilon: float = 0.0,
+        penalty_milestones: Sequence[int] = (),
+        epsilon: ByKind = 0.0,
         adapt_every: int = 0,
+        adapt_kinds: Iterable[str] = (),
+        upper_group_sparsity: ByKind | None = None,
         complete: tuple[int, int] | None = None,
         seed: int = 0,
     ) -> None:
         """See the class."""
-        super().__init__(base, rows, quota, epsilon=epsilon, complete=complete, seed=seed)
-        if penalty < 0 or adapt_every < 0 or start_step < 0:
-            raise UsageError("penalty, adapt_every and start_step are at least 0")
+        figures = by_kind(epsilon, 0.0)
+        worst = figures.min() if figures.min() < 0 else figures.max()
+        super().__init__(base, rows, quota, epsilon=float(worst), complete=complete, seed=seed)
+        if min(penalty, adapt_every, start_step, *penalty_milestones) < 0:
+            raise UsageError("penalty, its milestones, adapt_every and start_step are at least 0")
         if complete is not None and complete[0] < start_step:
             raise UsageError(f"groups are completed after projection starts at step {start_step}, not at {complete[0]}")
         self.start_step, self.penalty, self.adapt_every = start_step, penalty, adapt_every
+        self.penalty_milestones, self.adapt_kinds = tuple(penalty_milestones), kinds_of(adapt_kinds)
+        self.upper = None if upper_group_sparsity is None else by_kind(upper_group_sparsity, 1.0)
+        if self.upper is not None and not 0 <= self.upper.min() <= self.upper.max() <= 1:
+            raise UsageError("upper_group_sparsity is a share of groups, between 0 and 1")
         self._kind = torch.tensor([KINDS.index(kind) if kind else 0 for kind in rows.units.groups.kinds])
-        self.epsilons = torch.full((len(KINDS),), epsilon, dtype=torch.float64)
+        self.epsilons = torch.from_numpy(figures)
         self._last = 0.0
+        if self.upper is not None and complete is not None and not quota.empty:
+            nothing = np.zeros(rows.count + 1)
+            quota.reaching(np.where(self.allowed(nothing, quota.free), nothing, np.inf), nothing > 0, quota.budget)
         self._motion = motion_over(rows, self._memory)
         self._after: torch.Tensor | None = None
         self._written: list[tuple[int, int]] = []
@@ -74,10 +98,11 @@ class HSPG(HalfSpace):
             return
         squares = self._squares()
         testing = self.steps >= self.start_step and not self.met
-        pushed = torch.where(self._open & (squares > 0), self.penalty / (squares.sqrt() + 1e-6), 0)
+        penalty = self.present_penalty
+        pushed = torch.where(self._open & (squares > 0), penalty / (squares.sqrt() + 1e-6), 0)
         # Norms for the next step come with the products; where steps are not made here, reading them is less.
         watched = testing or self.stepping.usable
-        self.moved(self._motion, pushed if self.penalty else None, asked=watched)
+        self.moved(self._motion, pushed if penalty else None, asked=watched)
         inner = self._inner() if watched else squares
         self._motion.forget()
         if testing:
@@ -85,6 +110,26 @@ class HSPG(HalfSpace):
             at_zero = self._open & (squares == 0)
             self.project(self.leaving(inner, squares, epsilon) | at_zero, inner, squares, self._free)
             self._adapt()
+
+    @property
+    def present_penalty(self) -> float:
+        """The penalty of the next step."""
+        passed = sum(self.steps >= one for one in self.penalty_milestones)
+        found = float(self.penalty / 10**passed)
+        return 0.0 if passed and found <= LEAST * (1 + 1e-9) else found
+
+    def allowed(self, order: Scores, wanted: Flags) -> Flags:
+        """Of each axis no more than its upper group sparsity has room for."""
+        if self.upper is None:
+            return wanted
+        axis_of, kept = self.rows.units.groups.axis_of, wanted.copy()
+        for axis in np.unique(axis_of[wanted]):
+            inside = axis_of == axis
+            upper = self.upper[self._kind.numpy()[inside]].min()
+            room = math.floor(inside.sum() * upper + 1e-9) - int(self.gone[inside].sum())
+            places = np.flatnonzero(wanted & inside & ~self.gone)
+            kept[places[np.argsort(order[places], kind="stable")[max(room, 0) :]]] = False
+        return kept
 
     def _squares(self) -> torch.Tensor:
         """||x_g||^2 before the step: what the step before has found after it, if nobody has written to x since."""
@@ -118,8 +163,11 @@ class HSPG(HalfSpace):
             return
         kinds = self._kind.numpy()
         for kind in np.unique(kinds[free]):
+            if self.adapt_kinds and kind not in self.adapt_kinds:
+                continue
             inside = free & (kinds == kind)
-            short = self.gone[inside].mean() < self.quota.budget.remove
+            most = self.quota.budget.remove if self.upper is None else self.upper[kind]
+            short = self.gone[inside].mean() < most
             self.epsilons[kind] = min(MOST, float(self.epsilons[kind]) + RISE) if short else 0.0
 
     def own_state(self) -> dict[str, Any]:
