@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -14,7 +14,7 @@ import conformance as pc
 from conformance.errors import UsageError
 from conformance.graph.tape import as_arguments
 from conformance.method import Budget, Cost, Limits, NotExactlyZero, Units, ladder, units
-from conformance.method.budget import Kind, solve
+from conformance.method.budget import solve
 from conformance.method.host import nonzero
 from conformance.method.ladder import removable
 from conformance.partition.selection import Selection
@@ -30,9 +30,10 @@ from reference_impls.oto.lora import Also, Lora, adapters, attach
 from reference_impls.oto.quota import Quota
 from reference_impls.oto.rows import Rows
 from reference_impls.oto.saliency import Criteria
+from reference_impls.oto.variants import Variant, base_optimizer
+from reference_impls.oto.words import attribute, understood
 from reference_impls.oto.wrapper import SparseOptimizer
 
-Variant = Literal["sgd", "adam", "adamw"]
 Made = TypeVar("Made", bound=SparseOptimizer)
 
 
@@ -41,14 +42,26 @@ class OTO:
 
     example_inputs is one tensor, a tuple of positional arguments, or a dict of keyword arguments; nothing is
     computed with them. The model is trained in place by your own loop. Move it to its device before an
-    optimizer is made.
+    optimizer is made. An optimizer's `group_divisible` is the limits' round_to: the groups that an axis keeps are a
+    multiple of it.
 
     Raises UsageError for a model without groups that could be removed exactly, TraceError for one that cannot
     be traced.
     """
 
-    def __init__(self, model: torch.nn.Module, example_inputs: Any, limits: Limits | None = None) -> None:
-        """Trace and partition; the model's modes stay as they were."""
+    @understood
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        example_inputs: Any = None,
+        limits: Limits | None = None,
+        *,
+        dummy_input: Any = None,
+    ) -> None:
+        """Trace and partition; the model's modes stay as they were. dummy_input is another word for example_inputs."""
+        if (example_inputs is None) == (dummy_input is None):
+            raise UsageError("OTO traces the model: give it example_inputs, or dummy_input, which is the same")
+        example_inputs = dummy_input if example_inputs is None else example_inputs
         self.model, self.limits = model, limits or Limits()
         args, kwargs = ((), example_inputs) if isinstance(example_inputs, dict) else (as_arguments(example_inputs), {})
         modes = [(module, module.training) for module in model.modules()]
@@ -63,6 +76,10 @@ class OTO:
         self.optimizer: SparseOptimizer | None = None
         self._drawn: Selection | None = None
 
+    def __getattr__(self, name: str) -> Any:
+        """Names of only_train_once that are others here are said so."""
+        raise attribute(name)
+
     # -- what must stay ------------------------------------------------------------------------
 
     def mark_unprunable(self, patterns: str | Iterable[str]) -> None:
@@ -74,8 +91,13 @@ class OTO:
         removable(self.groups, limits.ignore)  # says what matches nothing
         self.limits = limits
 
+    def mark_unprunable_by_param_names(self, param_names: Iterable[str]) -> None:
+        """`mark_unprunable` under its name in only_train_once: the groups of these parameters stay."""
+        self.mark_unprunable(param_names)
+
     # -- optimizers ----------------------------------------------------------------------------
 
+    @understood
     def hesso(
         self,
         *,
@@ -86,13 +108,14 @@ class OTO:
         pruning_periods: int = 10,
         variant: Variant = "sgd",
         criteria: Criteria | None = None,
+        group_divisible: int | None = None,
         **base: Any,
     ) -> HESSO:
         """HESSO around SGD, Adam or AdamW. For the options of the base see `base_optimizer`."""
         return self._kept(
             HESSO(
                 self.base_optimizer(variant, lr, **base),
-                *self._parts(target_group_sparsity),
+                *self._parts(target_group_sparsity, group_divisible),
                 start_step=start_pruning_step,
                 pruning_steps=pruning_steps,
                 periods=pruning_periods,
@@ -100,6 +123,7 @@ class OTO:
             )
         )
 
+    @understood
     def hesso_cric(
         self,
         *,
@@ -113,13 +137,14 @@ class OTO:
         loss_weight: float = 1.0,
         variant: Variant = "sgd",
         criteria: Criteria | None = None,
+        group_divisible: int | None = None,
         **base: Any,
     ) -> HESSOCRIC:
         """HESSO-CRIC: sampling_steps a cycle. Its step wants the loss: `step(loss=loss)`."""
         return self._kept(
             HESSOCRIC(
                 self.base_optimizer(variant, lr, **base),
-                *self._parts(target_group_sparsity),
+                *self._parts(target_group_sparsity, group_divisible),
                 start_step=start_pruning_step,
                 fade_steps=hybrid_training_steps,
                 cycles=Cycles(sampling_steps, max_cycle, tolerance, loss_weight),
@@ -127,6 +152,7 @@ class OTO:
             )
         )
 
+    @understood
     def hspg(
         self,
         *,
@@ -141,6 +167,7 @@ class OTO:
         upper_group_sparsity: ByKind | None = None,
         complete: tuple[int, int] | None = None,
         variant: Variant = "sgd",
+        group_divisible: int | None = None,
         **base: Any,
     ) -> HSPG:
         """HSPG: lmbda weighs the mixed norm; start_pruning_step is where projection starts.
@@ -151,7 +178,7 @@ class OTO:
         return self._kept(
             HSPG(
                 self.base_optimizer(variant, lr, **base),
-                *self._parts(target_group_sparsity),
+                *self._parts(target_group_sparsity, group_divisible),
                 start_step=start_pruning_step,
                 penalty=lmbda,
                 penalty_milestones=lmbda_milestones,
@@ -163,6 +190,7 @@ class OTO:
             )
         )
 
+    @understood
     def adahspg_reconstructed(
         self,
         *,
@@ -175,13 +203,14 @@ class OTO:
         radius: float = 1.0,
         complete: tuple[int, int] | None = None,
         variant: Variant = "sgd",
+        group_divisible: int | None = None,
         **base: Any,
     ) -> AdaHSPG:
         """AdaHSPG+ (reconstructed): `full` leaves the mean gradient over all data; its step wants the closure."""
         return self._kept(
             AdaHSPG(
                 self.base_optimizer(variant, lr, **base),
-                *self._parts(target_group_sparsity),
+                *self._parts(target_group_sparsity, group_divisible),
                 full=full,
                 phase_steps=phase_steps,
                 penalty=lmbda,
@@ -192,6 +221,7 @@ class OTO:
             )
         )
 
+    @understood
     def dhspg(
         self,
         *,
@@ -205,6 +235,7 @@ class OTO:
         tolerance_group_sparsity: float = 0.05,
         complete: tuple[int, int] | None = None,
         variant: Variant = "sgd",
+        group_divisible: int | None = None,
         **base: Any,
     ) -> DHSPG:
         """DHSPG; lmbda and its two coefficients follow the variant where they are not given."""
@@ -213,7 +244,7 @@ class OTO:
         return self._kept(
             DHSPG(
                 made,
-                *self._parts(target_group_sparsity),
+                *self._parts(target_group_sparsity, group_divisible),
                 start_step=start_pruning_step,
                 penalty=penalty if lmbda is None else lmbda,
                 amplify=amplify if lmbda_amplify is None else lmbda_amplify,
@@ -224,6 +255,7 @@ class OTO:
             )
         )
 
+    @understood
     def lhspg(
         self,
         *,
@@ -238,6 +270,7 @@ class OTO:
         seed: int = 0,
         variant: Variant = "adamw",
         criteria: Criteria | None = None,
+        group_divisible: int | None = None,
         **base: Any,
     ) -> LHSPG:
         """LHSPG: gives the model adapters, drawn from seed, and freezes it but for what `also` says (see `attach`).
@@ -251,7 +284,7 @@ class OTO:
             return self._kept(
                 LHSPG(
                     self.base_optimizer(variant, lr, **base),
-                    *self._parts(target_group_sparsity),
+                    *self._parts(target_group_sparsity, group_divisible),
                     made,
                     start_step=start_pruning_step,
                     pruning_steps=pruning_steps,
@@ -263,51 +296,24 @@ class OTO:
             made.remove()
             raise
 
-    def base_optimizer(
-        self,
-        variant: Variant,
-        lr: float,
-        *,
-        first_momentum: float | None = None,
-        second_momentum: float | None = None,
-        dampening: float = 0.0,
-        weight_decay: float | None = None,
-    ) -> torch.optim.Optimizer:
-        """torch's own over all parameters that want gradients.
+    @understood
+    def base_optimizer(self, variant: Variant, lr: float, **base: Any) -> torch.optim.Optimizer:
+        """torch's own over all parameters that want gradients: see `variants.base_optimizer`."""
+        return base_optimizer(self.model, variant, lr, **base)
 
-        Momenta are 0 for sgd, (0.9, 0.999) for adam and adamw; weight_decay 0, for adamw 0.01. Raises UsageError
-        for an unknown variant.
-        """
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        if variant == "sgd":
-            return torch.optim.SGD(
-                parameters,
-                lr=lr,
-                momentum=first_momentum or 0.0,
-                dampening=dampening,
-                weight_decay=weight_decay or 0.0,
-            )
-        if variant not in ("adam", "adamw"):
-            raise UsageError(f"the variants are sgd, adam and adamw, not {variant!r}")
-        betas = (
-            0.9 if first_momentum is None else first_momentum,
-            0.999 if second_momentum is None else second_momentum,
-        )
-        if variant == "adam":
-            return torch.optim.Adam(parameters, lr=lr, betas=betas, weight_decay=weight_decay or 0.0)
-        return torch.optim.AdamW(
-            parameters, lr=lr, betas=betas, weight_decay=1e-2 if weight_decay is None else weight_decay
-        )
+    def _parts(self, sparsity: float, divisible: int | None) -> tuple[Rows, Quota]:
+        return Rows(self._units()), Quota(self.groups, Budget("groups", sparsity), self._limits(divisible), self.cost)
 
-    def _parts(self, sparsity: float) -> tuple[Rows, Quota]:
-        return Rows(self._units()), self._quota("groups", sparsity)
+    def _limits(self, divisible: int | None) -> Limits:
+        if divisible is None:
+            return self.limits
+        if self.limits.round_to not in (1, divisible):
+            raise UsageError(f"group_divisible is {divisible}, and round_to of the limits {self.limits.round_to}")
+        return replace(self.limits, round_to=divisible)
 
     def _units(self) -> Units:
         """The groups' slices in the model, and in its adapters if it has some."""
         return adapters(self.model).units(units(self.model, self.groups))
-
-    def _quota(self, kind: Kind, remove: float) -> Quota:
-        return Quota(self.groups, Budget(kind, remove), self.limits, self.cost)
 
     def _kept(self, made: Made) -> Made:
         self.optimizer, self._drawn = made, None
@@ -315,6 +321,7 @@ class OTO:
 
     # -- what comes out ------------------------------------------------------------------------
 
+    @understood
     def random_set_zero_groups(self, target_group_sparsity: float = 0.5, seed: int = 0) -> None:
         """Set a random share of all groups to zero in the model: to try a subnet before anything is trained."""
         draw = torch.rand(self.groups.count + 1, generator=torch.Generator().manual_seed(seed))
@@ -350,6 +357,7 @@ class OTO:
         adapters(twin).merge()
         return twin
 
+    @understood
     def construct_subnet(self, out_dir: str | Path | None = None) -> torch.nn.Module:
         """The smaller module, in eval mode, which computes exactly what the trained model (`merged`) does.
 
@@ -364,10 +372,12 @@ class OTO:
             pc.save_subnet(subnet, Path(out_dir), groups.select(choice.removed))
         return subnet
 
+    @understood
     def compute_flops(self) -> dict[str, int]:
         """Multiply-adds of matrix products and convolutions for the example inputs: `full` and `compressed`."""
         return {"full": self.cost.macs(), "compressed": self.cost.macs(self.selection())}
 
+    @understood
     def compute_num_params(self) -> dict[str, int]:
         """Elements of all parameters: `full` and `compressed`."""
         return {"full": self.cost.params(), "compressed": self.cost.params(self.selection())}
