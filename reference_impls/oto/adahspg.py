@@ -34,16 +34,42 @@ class AdaHSPG(HSPG):
     - half-space: HSPG's penalised step and projection, of groups no longer than `radius` times their axis' mean.
       What is projected, and what is zero already, has left for good, up to the budget.
 
+    With x_g all entries of group g, the base's step taking them to z_g,
+
+        proximal:    x_g = max(0, 1 - lr penalty / ||z_g||) z_g
+        half-space:  x_g = 0 if <z_g, x_g> < epsilon ||x_g||^2
+
+    Figures of groups are tensors of shape (count + 1,), entry 0 unused, in float32 (float64 where a parameter is).
+    penalty is in units of the loss for one of x.
+
     Proximal phases follow one another until two of them end with the same groups at zero (all but a hundredth);
-    half-space phases as long as they let groups go without a rise of the objective, the phase's mean loss +
-    penalty * sum of norms. epsilon rises by 0.1 (to at most 0.999) after a half-space phase that has let nothing go and
-    falls by as much after one in which the objective has risen. Once the budget is met, steps are the base's.
+    half-space phases as long as they let groups go without a rise of the objective, the phase's mean loss + penalty *
+    sum of norms. epsilon rises by 0.1 (to at most 0.999) after a half-space phase that has let nothing go and falls
+    by as much after one in which the objective has risen. Once the budget is met, steps are the base's.
 
     `step(closure)` evaluates the closure twice in a proximal phase. A loop that has computed the batch's gradient
-    itself calls `correct(closure)` before `step(loss=loss)`. buffers are restored after evaluations at the anchor
-    (running statistics of batch norms). complete and seed are as in HSPG.
+    itself calls `correct(closure)` before `step(loss=loss)`.
 
-    Raises UsageError for a radius that is not above 0 and phases without a step.
+    Data need: D3, a training run with its losses, and passes over all training data in `full`.
+
+    Options:
+        full: leaves the mean gradient over all training data in `.grad`; in several processes the same in each.
+        phase_steps: steps of a phase, an epoch in the paper.
+        penalty: weight of the norms, 1e-3.
+        epsilon: where it begins, in [0, 1), 0.0.
+        radius: how long a group may be to be projected, in mean norms of its axis, 1.0.
+        buffers: restored after evaluations at the anchor (running statistics of batch norms); none.
+        complete, seed: see `HalfSpace`; None and 0.
+
+    Raises UsageError for a radius that is not above 0 and phases without a step, a step that lacks its closure or
+    loss, and as HSPG.
+
+    Source: Dai et al., An Adaptive Half-Space Projection Method for Stochastic Optimization Problems with Group
+    Sparse Regularization, TMLR 2023.
+
+    Deviations: that steps of low variance and half-space steps take turns and adapt is the paper's; the rules by
+    which phases and epsilon change, and the radius, are ours. The budget is a cap, which the paper has not; complete
+    is an addition.
     """
 
     def __init__(

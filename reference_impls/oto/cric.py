@@ -26,8 +26,8 @@ RATIOS = (0.25, 0.5, 0.75)
 class Cycles:
     """How HESSO-CRIC samples.
 
-    Every cycle has `steps` steps; they end after `most` cycles, or when no more than `tolerance` groups are
-    newly in doubt. loss_weight is that of the layer probes, 0 for none.
+    Every cycle has `steps` steps; they end after `most` cycles, or when no more than `tolerance` groups are newly in
+    doubt. loss_weight is that of the layer probes, 0 for none.
     """
 
     steps: int
@@ -44,19 +44,43 @@ class Cycles:
 class HESSOCRIC(Fading):
     """HESSO with corrective redundancy identification.
 
-    At start_step the model is remembered: parameters and what the base optimizer keeps of them (in the papers'
-    code its momentum runs on; here a trajectory that is undone leaves no trace in it). Then:
+    Scores are a tensor of shape (count + 1,), entry 0 unused, without a unit, in float32 (float64 where a parameter
+    is): low leaves; they are averaged over all steps of the search. With x_g all entries of group g, n_g how many,
+    and d_g the direction of the base's step,
 
-    - probes, two steps for each layer and each of RATIOS: the layer's lowest groups are zero for one step,
-      whose loss relative to that of start_step is recorded;
+        s_g = magnitude M(||x_g||) + average M(||x_g|| / n_g) + cosine M(cosine_sign cos(x_g, d_g) + 1)
+              + taylor M(|<x_g, d_g>|) + taylor2 M(<x_g, d_g>^2 / 2)
+
+    where M divides by the Euclidean norm over all groups that may leave. d is (x before - x after) / lr without
+    decoupled weight decay, so any base will do.
+
+    At start_step the model is remembered: parameters and what the base optimizer keeps of them. Then:
+
+    - probes, two steps for each layer l of n_l groups and each of RATIOS: the layer's lowest groups are zero for one
+      step, whose loss relative to that of start_step is recorded, on average r_l;
     - cycles: the groups in doubt (first the lowest scores, then those that came among the lowest during the
       cycle before) fade to zero while training goes on, all groups are scored in every step, and the
       remembered model is put back;
-    - the mean of all scores, with a layer's mean probed loss divided by its width added, picks what leaves; it
-      fades within fade_steps, for good.
+    - the lowest of mean s_g + cycles.loss_weight r_l / n_l leave: they fade within fade_steps, for good.
 
-    A layer is an axis of the partition. Batch norms' running statistics are not put back. `step` needs the loss
-    in the steps of start and probes.
+    A layer is an axis of the partition.
+
+    Data need: D3, a training run; `step` needs the loss in the steps of start and probes. The remembered model is as
+    much memory as the parameters and what the base keeps of them.
+
+    Options:
+        start_step: steps of the base alone before the search.
+        fade_steps: steps of the final fade.
+        cycles: how the search samples (see `Cycles`).
+        criteria: the weights (see `Criteria`); None for 0.2 each but taylor2, which is 0.
+
+    Raises UsageError for a schedule that cannot be, a step that lacks its loss, and as `SparseOptimizer`.
+
+    Source: Chen et al., HESSO: Towards Automatic Efficient and User Friendly Any Neural Network Training and Pruning,
+    2024.
+
+    Deviations: a trajectory that is undone leaves no trace in what the base keeps; in the papers' code its momentum
+    runs on. Batch norms' running statistics are not put back. Others are HESSO's.
     """
 
     def __init__(

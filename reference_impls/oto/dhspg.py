@@ -20,15 +20,39 @@ MOST = 0.999
 
 
 class DHSPG(HalfSpace):
-    """Dual Half-Space Projected Gradient.
+    """DHSPG, Dual Half-Space Projected Gradient.
 
-    At start_step all groups are scored once; the most redundant, `tolerance` more than the budget, are penalised
-    from then on until the budget is met: x_g loses lr * penalty_g * x_g / ||x_g|| in every step, where penalty_g
-    is `penalty`, raised to `amplify` times the least that makes the step shrink x_g (at most `cap` times
-    `penalty`, and not so far that the step no longer descends). Penalised groups whose step leaves the
-    half-space of epsilon are projected to zero.
+    At start_step all groups are scored once, a tensor of shape (count + 1,), entry 0 unused, without a unit, in
+    float32 (float64 where a parameter is). With x_g all entries of group g, n_g how many and d_g the direction of the
+    base's step, high is redundant:
 
-    Raises UsageError for options below their least.
+        r_g = N(cos(x_g, d_g)) / 2 + N(1 / (||x_g|| / n_g + 1e-6)) / 2
+
+    where N divides by the Euclidean norm over all groups that may leave. The most redundant, `tolerance` more than
+    the budget, are penalised from then on until the budget is met: x_g loses lr * penalty_g * x_g / ||x_g|| in every
+    step. Where <x_g, d_g> < 0, so that the step lengthens the group,
+
+        penalty_g = min(max(amplify least, penalty), cap penalty), or (least + most) / 2 if that is not below most,
+        least = -<x_g, d_g> / ||x_g||,   most = -||d_g||^2 ||x_g|| / <x_g, d_g>
+
+    and elsewhere it is penalty. Between least and most the step descends and shrinks the group. Penalised groups
+    whose step leaves the half-space, <z_g, x_g> < epsilon ||x_g||^2, are projected to zero, for good.
+
+    Data need: D3, a training run; nothing beyond its gradients.
+
+    Options:
+        start_step: steps of the base alone before groups are scored.
+        penalty, amplify, cap: 1e-3, 2.0 and 10.0, as published for SGD (see `dhspg_defaults`).
+        epsilon: in [0, 1), 0.0.
+        tolerance: how much more than the budget is penalised, a share, 0.05.
+        complete, seed: see `HalfSpace`; None and 0.
+
+    Raises UsageError for options below their least, and as `SparseOptimizer`.
+
+    Source: Chen et al., OTOv2: Automatic, Generic, User-Friendly, ICLR 2023.
+
+    Deviations: complete is an addition. What is projected is forgotten by the base's momentum. A budget need not be a
+    share of groups.
     """
 
     def __init__(
@@ -136,3 +160,8 @@ class DHSPG(HalfSpace):
         super().load_own_state(saved)
         self.penalised_groups = saved["penalised"].cpu().numpy().copy()
         self._active_members()
+
+
+def dhspg_defaults(base: torch.optim.Optimizer) -> tuple[float, float, float]:
+    """Penalty, amplification and cap as published for the base optimizer's family."""
+    return (1e-3, 2.0, 10.0) if isinstance(base, torch.optim.SGD) else (1e-2, 20.0, 1e3)

@@ -20,8 +20,7 @@ from conformance.method.ladder import removable
 from conformance.partition.selection import Selection
 from reference_impls.oto.adahspg import AdaHSPG, Closure
 from reference_impls.oto.cric import HESSOCRIC, Cycles
-from reference_impls.oto.dhspg import DHSPG
-from reference_impls.oto.half_space_methods import dhspg_defaults
+from reference_impls.oto.dhspg import DHSPG, dhspg_defaults
 from reference_impls.oto.hesso import HESSO
 from reference_impls.oto.hspg import HSPG
 from reference_impls.oto.kinds import ByKind

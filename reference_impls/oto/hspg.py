@@ -24,23 +24,40 @@ LEAST = 1e-6
 
 
 class HSPG(HalfSpace):
-    """Half-Space Stochastic Projected Gradient.
+    """HSPG, Half-Space Stochastic Projected Gradient.
 
-    Every step has penalty * x_g / ||x_g|| added to the gradient of each group that may leave. From start_step on,
-    groups whose step leaves the half-space of epsilon are projected to zero, up to the budget.
+    With x_g all entries of group g and z_g where the base's step takes them, from gradients with penalty x_g /
+    ||x_g|| added for each group that may leave, x_g is set to zero, from start_step on and for good, when
 
-    At each of penalty_milestones, steps, the penalty falls to a tenth, and to 0 once that is no more than 1e-6.
-    epsilon is one number or one by kind (see `ByKind`; 0 for kinds that are not named). upper_group_sparsity is the
-    share of an axis' groups that may be zero, a number or by kind (1 for those not named), None for no bound: of
-    more groups than an axis has room for a random part is projected.
+        <z_g, x_g> < epsilon ||x_g||^2
 
-    adapt_every > 0: after so many steps, when sparsity has grown by no more than a hundredth, epsilon rises by 0.1 (to
-    at most 0.999) for the kinds among adapt_kinds (all, if empty) that are short of their upper group sparsity,
-    or without one of the budget's share, and falls to 0 for the others among them. Published are budgets by share
-    of groups; for others the share of groups is compared all the same.
+    up to the budget. Figures of groups are tensors of shape (count + 1,), entry 0 unused, in float32 (float64 where a
+    parameter is). penalty is in units of the loss for one of x, epsilon a number without unit.
 
-    Raises UsageError for a penalty below 0, an epsilon outside [0, 1), an upper group sparsity outside [0, 1], unknown
-    kinds, and a budget that is to be completed but is out of reach below the upper group sparsity.
+    Data need: D3, a training run; nothing beyond its gradients.
+
+    Options:
+        start_step: steps before projection, N_P in the paper.
+        penalty: weight of the norms, lambda in the paper, 1e-3.
+        penalty_milestones: steps at which the penalty falls to a tenth, and to 0 once that is at most 1e-6; none.
+        epsilon: in [0, 1), 0.0; one number, or by kind (see `ByKind`; 0 for kinds that are not named).
+        adapt_every: after so many steps (0: never), when sparsity has grown by no more than a hundredth, epsilon
+            rises by 0.1 (to at most 0.999) for the kinds that are short of their upper group sparsity, or without one
+            of the budget's share, and falls to 0 for the others.
+        adapt_kinds: the kinds whose epsilon adapts; all, if empty.
+        upper_group_sparsity: the share of an axis' groups that may be zero, a number or by kind (1 for those not
+            named); None for no bound. Of more groups than an axis has room for a random part is projected.
+        complete, seed: see `HalfSpace`; None and 0.
+
+    Raises UsageError for a penalty below 0, an epsilon outside [0, 1), an upper group sparsity outside [0, 1],
+    unknown kinds, a budget that is to be completed but is out of reach below the upper group sparsity, and as
+    `SparseOptimizer`.
+
+    Source: Chen et al., Only Train Once: A One-Shot Neural Network Training and Pruning Framework, NeurIPS 2021.
+
+    Deviations: the paper has no target; here the budget is a cap, shares of groups as well as others, and complete an
+    addition. Any base makes the steps. What is projected is forgotten by its momentum. Below an upper group sparsity
+    as many are projected as there is room for; the released code takes as many as there are too many.
     """
 
     def __init__(

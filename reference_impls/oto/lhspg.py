@@ -16,20 +16,37 @@ from reference_impls.oto.saliency import Criteria, Products, hesso_scores
 
 
 class LHSPG(Periods):
-    """LoRA Half-Space Projected Gradient: HESSO's schedule over a model with adapters.
+    """LHSPG, LoRA Half-Space Projected Gradient: HESSO's schedule over a model with adapters.
 
-    W_g are the entries of group g in frozen weights with adapters, U_g those of their updates s B A. The scores
-    are HESSO's formulas of W_g with U_g in place of the optimizer's direction: a cosine that is low says that
-    training has been taking the group towards zero. What fades is all of the group, and with it its rows of B (and
-    columns of A where the columns that read it have to be zero): kept groups' adapters are trained throughout on the
-    loss of the fading network. For the schedule see `Periods`; start_step is at least 1, as all updates are zero
-    before the first step.
+    W_g are the entries of group g in frozen weights with adapters, n_g how many, U_g those of their updates s B A.
+    The scores are a tensor of shape (count + 1,), entry 0 unused, without a unit, in float32 (float64 where a
+    parameter is): low leaves. They are HESSO's formulas of W_g with U_g in place of the optimizer's direction,
+
+        s_g = magnitude M(||W_g||) + average M(||W_g|| / n_g) + cosine M(cosine_sign cos(W_g, U_g) + 1)
+              + taylor M(|<W_g, U_g>|) + taylor2 M(<W_g, U_g>^2 / 2)
+
+    where M divides by the Euclidean norm over all groups that may leave: a cosine that is low says that training has
+    been taking the group towards zero. What fades is all of the group, and with it its rows of B (and columns of A
+    where the columns that read it have to be zero): kept groups' adapters are trained throughout on the loss of the
+    fading network.
 
     rows are of `adapters.units(...)`; base is over what wants gradients once adapters are attached. A group without
     an entry in a weight with adapters stays, as nothing is known of it.
 
+    Data need: D3, a training run; nothing beyond its gradients.
+
+    Options:
+        start_step: steps before the first period, at least 1, as all updates are zero before the first step.
+        pruning_steps, periods, criteria: as HESSO's.
+
     Raises UsageError for a schedule that cannot be, and when the budget cannot be reached with the groups that can be
     scored. A step that scores raises it when no update has become anything but zero.
+
+    Source: Chen et al., LoRAShear: Efficient Large Language Model Structured Pruning and Knowledge Recovery, 2023.
+
+    Deviations: no weights of the criteria are published; they are HESSO's. The budget is of the whole model, not one
+    a cluster of layers. A is trained in all steps, as kept groups share it. The average is over the group's own
+    entries.
     """
 
     def __init__(

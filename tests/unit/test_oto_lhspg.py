@@ -16,7 +16,7 @@ from conformance.method import Budget, Cost, Limits, units
 from conformance.method.store import load_tree, save_tree
 from conformance.spec_loader import load
 from reference_impls.oto import LHSPG, OTO, Criteria, Lora, Quota, Rows, adapters, attach
-from reference_impls.oto.fading_methods import Lhspg
+from reference_impls.oto.methods.lhspg import Lhspg
 
 LORA = Lora(rank=3, alpha=6.0, dropout=0.0)
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,9 +18,13 @@ import torch.multiprocessing as mp
 from conformance.errors import TooFewStepsError, UsageError
 from conformance.method import Batch, Budget, Limits, Options, Recipe, run
 from conformance.method.data import Data
-from reference_impls.oto.adahspg import AdaHSPG
-from reference_impls.oto.fading_methods import Hesso, HessoCric, Lhspg
-from reference_impls.oto.half_space_methods import AdaHspg, Dhspg, Hspg
+from reference_impls.oto import DHSPG, HESSO, HESSOCRIC, HSPG, LHSPG, AdaHSPG, SparseOptimizer
+from reference_impls.oto.methods.adahspg import AdaHspg
+from reference_impls.oto.methods.dhspg import Dhspg
+from reference_impls.oto.methods.hesso import Hesso
+from reference_impls.oto.methods.hesso_cric import HessoCric
+from reference_impls.oto.methods.hspg import Hspg
+from reference_impls.oto.methods.lhspg import Lhspg
 
 METHODS = {
     "hspg": Hspg(penalty=0.01, epsilon=0.9),
@@ -270,3 +276,27 @@ def test_two_processes_give_what_one_gives(tmp_path):
         assert on.same(one[1], other[1])
         for key, value in on.state_of(alone.model).items():
             torch.testing.assert_close(one[1][key], value, rtol=1e-9, atol=1e-9)
+
+
+OPTIMIZERS = (HESSO, HESSOCRIC, HSPG, AdaHSPG, DHSPG, LHSPG)
+
+
+@pytest.mark.parametrize("kind", [*(type(method) for method in METHODS.values()), *OPTIMIZERS])
+def test_a_class_says_what_it_computes_and_takes(kind):
+    """Its own docstring: a formula of figures with their shape, the data need, every option, errors and source."""
+    text = vars(kind)["__doc__"]
+    if issubclass(kind, SparseOptimizer):
+        options = [
+            one.name
+            for one in inspect.signature(kind).parameters.values()
+            if one.kind is inspect.Parameter.KEYWORD_ONLY
+        ]
+        assert options
+    else:
+        options = [one.name for one in dataclasses.fields(kind)]
+        authors, year = re.match(r"(\w+)", kind.facts.paper)[1], re.search(r"20\d\d", kind.facts.paper)[0]
+        assert re.search(rf"Source: {authors} et al\..*{year}", text, re.DOTALL)
+    missing = [option for option in options if not re.search(rf"\b{option}\b", text)]
+    assert not missing
+    for said in ("(count + 1,)", "Data need: D3", "Raises UsageError", "Source:", "Deviations:", "et al."):
+        assert said in text, said

@@ -1,0 +1,1 @@
+"""The sparse optimizers as methods: their options in shares of a training run, whatever its length."""
