@@ -15,11 +15,8 @@ from conformance.errors import UsageError
 from conformance.method import method, method_class, methods
 from conformance.method.registry import parse_options
 
-WRITTEN_ELSEWHERE: tuple[str, ...] = ("reference_impls.oto",)
-"""Packages whose docstrings are not looked at yet."""
-
 OURS = {name: entry.module for name, entry in methods().items() if entry.module.startswith("reference_impls.")}
-NAMES = tuple(name for name, module in OURS.items() if not module.startswith(WRITTEN_ELSEWHERE))
+NAMES = tuple(OURS)
 LISTED = tuple(name for name, module in OURS.items() if module.startswith(("reference_impls.b", "reference_impls.t")))
 """Baselines and tickets: their docstrings list options as OPTION=DEFAULT, so that the defaults can be compared."""
 
