@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -91,6 +92,28 @@ class Cost:
         """Elements of all parameters, tied ones once."""
         return predicted_parameters(self.groups, choice)
 
+    def most(self, kind: Kind, kept: Callable[[Labels], int]) -> float:
+        """The share of `params` or `macs` that leaves when of each dimension only `kept(labels)` positions stay."""
+        sizes: dict[int, int] = {}
+
+        def left(labels: Labels) -> int:
+            if not labels.any():
+                return labels.size
+            if id(labels) not in sizes:
+                sizes[id(labels)] = kept(labels)
+            return sizes[id(labels)]
+
+        if kind == "macs":
+            rest = sum(fixed * math.prod(map(left, lines)) for fixed, lines in self._work)
+            return 1 - rest / max(self._dense_macs, 1)
+        graph = self.groups.graph
+        parameters = [
+            self.groups.dims[index]
+            for index in dict.fromkeys(graph.names.values())
+            if graph.values[index].kind == "parameter"
+        ]
+        return 1 - sum(math.prod(map(left, dims)) for dims in parameters) / max(self._dense_params, 1)
+
     def removed(self, kind: Kind, choice: Selection | Masks) -> float:
         """The share of the dense model that `choice` removes, in [0, 1] (latency: may be negative, it is measured).
 
@@ -130,6 +153,11 @@ class Cost:
         return self._measured[key]
 
 
+def unreachable(budget: Budget, most: float) -> UsageError:
+    """The error for a budget above what can be reached."""
+    return UsageError(f"the budget {budget} cannot be reached: this model and these limits allow 0 to {most:.4f}")
+
+
 def solve(ladder: Ladder, budget: Budget, cost: Cost) -> int:
     """The lowest rung at which the budget is met.
 
@@ -142,7 +170,7 @@ def solve(ladder: Ladder, budget: Budget, cost: Cost) -> int:
     low, high = 0, ladder.steps
     most = cost.removed(budget.kind, ladder.selection(high)) if high else 0.0
     if most < budget.remove - 1e-12:
-        raise UsageError(f"the budget {budget} cannot be reached: this model and these limits allow 0 to {most:.4f}")
+        raise unreachable(budget, most)
     while high - low > 1:
         middle = (low + high) // 2
         if cost.removed(budget.kind, ladder.selection(middle)) >= budget.remove - 1e-12:

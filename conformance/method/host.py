@@ -25,6 +25,7 @@ from conformance.method.data import Data
 from conformance.method.ladder import Limits
 from conformance.method.masks import Masks
 from conformance.method.protocol import DataNeed, Decision, Driver, Method
+from conformance.method.reach import check_reach
 from conformance.method.recipe import Recipe
 from conformance.method.run import Row, Run
 from conformance.method.task import Task
@@ -203,6 +204,8 @@ def _decided_run(
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(options.seed)
         made = prepare(method, model, as_arguments(args), kwargs or {}, budget, task, recipe, limits, options)
+        # Before anything is written: the same folder takes the smaller budget that is asked for next.
+        check_reach(budget, made.groups, made.cost, limits)
         history = _History(options.folder)
         made.log, made.watched = history.add, options.measure
         keeper = Keeper(options.folder, _key(method, made, budget, task, recipe, limits, options), options.every)

@@ -98,6 +98,18 @@ def ladder(
     return Ladder(groups, _never_empty(groups, rung))
 
 
+def most_leaving(groups: Groups, limits: Limits) -> IntArray:
+    """For each axis how many of its groups can leave within the limits, in whatever order they do.
+
+    Keeping every dimension from becoming empty may allow fewer. Raises UsageError for a pattern that matches nothing.
+    """
+    free = removable(groups, limits.ignore)
+    numbers, position, width = _within_axes(groups, np.zeros(groups.count + 1), free)
+    leaves = _batched(position, width, limits) <= width
+    axes = int(groups.axis_of.max(initial=-1)) + 1
+    return np.bincount(groups.axis_of[numbers[leaves]], minlength=axes).astype(np.int64)
+
+
 def removable(groups: Groups, ignore: Iterable[str] = ()) -> npt.NDArray[np.bool_]:
     """One flag a group number: it can be removed exactly, and no ignored layer holds a slice of it.
 
