@@ -21,7 +21,7 @@ from conformance.errors import ConformanceError, UsageError
 from conformance.graph.tape import as_arguments
 from conformance.graph.trace import trace
 from conformance.method.budget import Budget, Cost, Kind
-from conformance.method.data import Data
+from conformance.method.data import Data, check_targets
 from conformance.method.ladder import Limits
 from conformance.method.masks import Masks
 from conformance.method.protocol import DataNeed, Decision, Driver, Method
@@ -116,9 +116,9 @@ def run(
     args and kwargs are example inputs for tracing. A run with a folder keeps its state there and, when it was
     interrupted, goes on bit for bit where it stopped.
 
-    Raises UsageError for a budget that the method does not take or cannot reach, a task that is missing, and
-    a folder of another run; TrainingError for a loss that is not finite; DataNeedError for a method that asks
-    for more than it declares; NotExactlyZero for one whose zeros are not.
+    Raises UsageError for a budget that the method does not take or cannot reach, a task that is missing or has no
+    targets where they are needed, and a folder of another run; TrainingError for a loss that is not finite;
+    DataNeedError for a method that asks for more than it declares; NotExactlyZero for one whose zeros are not.
     """
     with _decided_run(
         method,
@@ -210,6 +210,8 @@ def _decided_run(
         made.log, made.watched = history.add, options.measure
         keeper = Keeper(options.folder, _key(method, made, budget, task, recipe, limits, options), options.every)
         metrics = {}
+        if task is not None and options.measure:
+            check_targets(task, method, trains=bool(recipe.dense_epochs or recipe.finetune_epochs))
         if task is not None and made.recipe.dense_epochs:
             epochs = made.recipe.dense_epochs
             clock("dense", lambda: train(made, task, DENSE, epochs=epochs, keeper=keeper, progress=progress))

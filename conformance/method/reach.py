@@ -73,7 +73,7 @@ class _Bound:
     def share(self, budget: Budget, cost: Cost) -> float:
         """No selection within the limits removes more."""
         if budget.kind == "groups":
-            return int(self.leaving.sum()) / max(cost.prunable, 1)
+            return int(self.leaving.sum()) / max(cost.groups.count, 1)
         return cost.most(budget.kind, self.kept)
 
     def kept(self, labels: Labels) -> int:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch.utils import _pytree as pytree
 
 from conformance.errors import ConformanceError, UsageError
+from conformance.method.data import with_target
 from conformance.method.masks import Masks
 from conformance.method.protocol import DataNeed
 from conformance.method.run import Run
@@ -96,7 +97,8 @@ def train(
 
     masks are held through every step: what they do not keep stays zero.
 
-    Raises TrainingError, with the step, for a loss that is not finite: the last checkpoint stays.
+    Raises TrainingError, with the step, for a loss that is not finite: the last checkpoint stays; UsageError for
+    a batch without a target.
     """
     recipe, method = run.recipe, run.method
     if phase not in PLAIN:
@@ -148,7 +150,7 @@ def train(
         progress(phase, run.step, total)
         if events and run.step % per_epoch == 0:
             method.on_event("epoch_start", run)
-        run.batch = batch.to(run.device)
+        run.batch = with_target(batch, task, method, DataNeed.TRAINING.words).to(run.device)
         run.loss = _loss(wrapped, task, run.batch, recipe.computing(run.device))
         scaler.scale(run.loss).backward()  # type: ignore[no-untyped-call]
         run.loss = _mean(run.loss.detach())

@@ -24,6 +24,7 @@ from conformance.method import (
     TrainingError,
     run,
 )
+from conformance.method import method as pc_method
 from tests.unit.toy import Fade, Norm, Rounds, Search, ToyTask, convnet, images
 
 RECIPE = Recipe(epochs=2, batch=32, lr=0.05, weight_decay=1e-3, schedule="cosine", clip=1.0)
@@ -187,6 +188,44 @@ def test_data_above_what_is_declared_is_refused(need):
 
     with pytest.raises(DataNeedError, match=f"declares {need.value} .* but asked for labelled batches"):
         prune(Peeks(), task=ToyTask())
+
+
+@dataclasses.dataclass(frozen=True)
+class Unlabelled(ToyTask):
+    """Batches without targets, as of data that nobody has labelled."""
+
+    def batches(self, *place, **named):
+        return (batch.unlabelled() for batch in super().batches(*place, **named))
+
+
+@pytest.mark.parametrize(
+    ("name", "measure"),
+    [(name, measure) for name in ("taylor", "obd", "hesso", "slimming") for measure in (True, False)]
+    + [("random-search", True)],
+)
+def test_labels_that_are_missing_are_said(name, measure):
+    needs = "training" if name in ("hesso", "slimming") else "labelled batches"
+    with pytest.raises(UsageError, match=f"{name} needs {needs}, and the batches of the task toy have no targets"):
+        prune(pc_method(name), task=Unlabelled(), options=Options(measure=measure))
+
+
+def test_training_without_labels_is_refused_whatever_the_method():
+    for recipe in (Recipe(batch=32, dense_epochs=1), Recipe(batch=32, finetune_epochs=1)):
+        for measure in (True, False):
+            with pytest.raises(UsageError, match="norm needs training, and the batches of the task toy have no"):
+                prune(Norm(), task=Unlabelled(), recipe=recipe, options=Options(measure=measure))
+
+
+def test_a_method_that_needs_no_labels_takes_a_task_without():
+    @dataclasses.dataclass(frozen=True)
+    class Looks(Norm):
+        facts = dataclasses.replace(Norm.facts, data=DataNeed.UNLABELLED)
+
+        def score(self, run):
+            run.data.unlabelled(1)
+            return super().score(run)
+
+    assert prune(Looks(), task=Unlabelled(), options=Options(measure=False)).holds
 
 
 def test_nobody_sees_the_test_split():
