@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from conformance.method.outcome import Outcome
 
 _RECIPE, _LIMITS = "Training", "Limits"
-_SPOKEN_SECONDS = 60.0
+_SPOKEN_SECONDS = _SAVE_SECONDS = 60.0
 
 
 def prune(
@@ -71,6 +71,10 @@ def prune(
         list[str] | None,
         typer.Option(metavar="GLOB", rich_help_panel=_LIMITS, help="Layers whose groups stay; may be repeated."),
     ] = None,
+    save_every: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", rich_help_panel=_RECIPE, help="Between two saved states of training; 60."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of weights, data order and everything drawn.")] = None,
     device: Annotated[str | None, typer.Option(help="Where it runs: cpu, cuda, cuda:N.")] = None,
     carry: Annotated[Carry | None, typer.Option(help="Heads go (outer) or head dims (inner); auto: heads.")] = None,
@@ -79,7 +83,8 @@ def prune(
     """Prune a model by a method; the subnet is proved exact and saved with its plan. Runs the code in SPEC.
 
     DIR gets result.json, plan.json with subnet.safetensors, model.safetensors (full size, with its zeros) and
-    history.jsonl. The same command on the same DIR resumes a run that was interrupted. Ends with 0 when the
+    history.jsonl. The same command on the same DIR resumes a run that was interrupted: by Ctrl-C or a loss that is
+    not finite after the last whole step, otherwise from what --save-every kept. Ends with 0 when the
     subnet is equal to the zeroed model (or the method's masks hold), 1 when not or that cannot be decided, 2 for
     a wrong option, 3 when training or the model fails.
     """
@@ -87,6 +92,9 @@ def prune(
     from conformance.method.config import merged, read_config
     from conformance.method.registry import parse_options
 
+    every = _SAVE_SECONDS if save_every is None else save_every
+    if not 0 <= every < float("inf"):
+        raise UsageError(f"--save-every is 0 or more seconds, not {every:g}")
     tables = read_config(config) if config is not None else {}
     given: dict[str, Any] = {
         "model": spec, "method": method, "budget": budget, "task": task, "data": data, "weights": weights,
@@ -113,19 +121,20 @@ def prune(
     screen = Screen()
     done = finished(output, made)
     if done is None:
-        done = _run(made, output, screen)
+        done = _run(made, output, screen, every)
     else:
         screen.line(f"{output} holds the finished result of this run; nothing was repeated")
     _show(screen, made, done, output)
     raise typer.Exit(0 if done.holds else 1)
 
 
-def _run(made: RunConfig, output: Path, screen: Screen) -> Outcome:
+def _run(made: RunConfig, output: Path, screen: Screen, every: float) -> Outcome:
     from conformance.method.execute import execute
     from conformance.method.outcome import write_outcome
 
     with screen.board(1) as board, board.model(made.model) as tracker:
-        result = execute(made, output, progress=_spoken(screen, tracker) if screen.plain else tracker)
+        told = _spoken(screen, tracker) if screen.plain else tracker
+        result = execute(made, output, every=every, progress=told)
     return write_outcome(output, made, result)
 
 

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from conformance.errors import ConformanceError, UsageError
 from conformance.method.data import with_target
+from conformance.method.interrupt import held
 from conformance.method.masks import Masks
 from conformance.method.protocol import DataNeed
 from conformance.method.run import Run
@@ -97,8 +98,9 @@ def train(
 
     masks are held through every step: what they do not keep stays zero.
 
-    Raises TrainingError, with the step, for a loss that is not finite: the last checkpoint stays; UsageError for
-    a batch without a target.
+    Raises TrainingError, with the step, for a loss that is not finite, and UsageError for a batch without a target.
+    A keeper with a folder has the state before that step then, unless its weights were no numbers already; after
+    Ctrl-C it has that after the last whole step.
     """
     recipe, method = run.recipe, run.method
     if phase not in PLAIN:
@@ -132,11 +134,14 @@ def train(
     wrapped.train()
     last_save = time.monotonic()
 
-    def checkpoint(*, finished: bool) -> None:
+    def checkpoint(*, finished: bool, began: bool = False) -> None:
+        if not finished and not _finite(run.model):
+            return  # a state that training has ruined must not replace one that it can go on from
         keeper.save(
             phase,
             {
                 "finished": finished,
+                "began": began,
                 "step": run.step,
                 "optimizer": None if finished or run.optimizer is None else run.optimizer.state_dict(),
                 "schedule": _plain(schedule.state_dict()),
@@ -146,48 +151,63 @@ def train(
         )
 
     events = phase not in PLAIN
-    for batch in _batches(run, task, per_epoch):
-        progress(phase, run.step, total)
-        if events and run.step % per_epoch == 0:
-            method.on_event("epoch_start", run)
-        run.batch = with_target(batch, task, method, DataNeed.TRAINING.words).to(run.device)
-        run.loss = _loss(wrapped, task, run.batch, recipe.computing(run.device))
-        scaler.scale(run.loss).backward()  # type: ignore[no-untyped-call]
-        run.loss = _mean(run.loss.detach())
-        if not math.isfinite(float(run.loss)):
-            path = keeper.path(phase)
-            where = f"; the state before is in {path}" if path is not None and path.exists() else ""
-            raise TrainingError(f"the loss is {float(run.loss)} at step {run.step} of {phase}{where}")
-        scaler.unscale_(run.optimizer)
-        if events:
-            method.on_event("after_backward", run)
-        if masks is not None:
-            masks.still_(run.model)
-        if recipe.clip is not None:
-            torch.nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip)
-        extra = {"loss": run.loss} if method.facts.needs_loss and events else {}
-        scaler.step(run.optimizer, **extra)
-        scaler.update()
-        if events:
-            method.on_event("after_step", run)
-        if masks is not None:
-            masks.apply_(run.model)
-        run.optimizer.zero_grad(set_to_none=True)
-        schedule.step()
-        told = {"loss": float(run.loss), "lr": run.optimizer.param_groups[0]["lr"], **_left(run)}
-        run.log({"phase": phase, "step": run.step, **told})
-        run.step += 1
-        if run.step % per_epoch == 0:
-            run.epoch += 1
+    keeps = keeper.folder is not None
+    # A checkpoint of a step that failed was made when the method had seen its epoch start.
+    began = saved is not None and saved.get("began", False)
+    with held(hold=keeps) as interrupted:
+        for batch in _batches(run, task, per_epoch):
+            if interrupted():
+                checkpoint(finished=False)
+                raise KeyboardInterrupt
+            progress(phase, run.step, total)
+            if events and run.step % per_epoch == 0 and not began:
+                method.on_event("epoch_start", run)
+            began = False
+            run.batch = with_target(batch, task, method, DataNeed.TRAINING.words).to(run.device)
+            before = _Moved.of(run) if keeps else None
+            loss = _loss(wrapped, task, run.batch, recipe.computing(run.device))
+            run.loss = _mean(loss.detach())
+            if not math.isfinite(float(run.loss)):
+                if before is not None:
+                    before.put_back(run)
+                    checkpoint(finished=False, began=True)
+                raise TrainingError(
+                    f"the loss is {float(run.loss)} at step {run.step} of {phase}{_kept(keeper, phase)}"
+                )
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            del loss  # and its graph
+            scaler.unscale_(run.optimizer)
             if events:
-                method.on_event("epoch_end", run)
-        if run.watched and (run.step % per_epoch == 0 or run.step == total):
-            run.log({"phase": phase, "step": run.step - 1, **_watched(run, task, phase)})
-        if time.monotonic() - last_save >= keeper.every and run.step < total:
-            checkpoint(finished=False)
-            last_save = time.monotonic()
-    run.model.eval()
-    checkpoint(finished=True)
+                method.on_event("after_backward", run)
+            if masks is not None:
+                masks.still_(run.model)
+            if recipe.clip is not None:
+                torch.nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip)
+            extra = {"loss": run.loss} if method.facts.needs_loss and events else {}
+            scaler.step(run.optimizer, **extra)
+            scaler.update()
+            if events:
+                method.on_event("after_step", run)
+            if masks is not None:
+                masks.apply_(run.model)
+            run.optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+            told = {"loss": float(run.loss), "lr": run.optimizer.param_groups[0]["lr"], **_left(run)}
+            run.log({"phase": phase, "step": run.step, **told})
+            run.step += 1
+            if run.step % per_epoch == 0:
+                run.epoch += 1
+                if events:
+                    method.on_event("epoch_end", run)
+            if run.watched and (run.step % per_epoch == 0 or run.step == total):
+                run.log({"phase": phase, "step": run.step - 1, **_watched(run, task, phase)})
+            if time.monotonic() - last_save >= keeper.every and run.step < total:
+                checkpoint(finished=False)
+                last_save = time.monotonic()
+        run.model.eval()
+        checkpoint(finished=True)
+        if interrupted():
+            raise KeyboardInterrupt
     progress(phase, total, total)
 
 
@@ -250,9 +270,41 @@ def _loss(
 
 def _mean(loss: torch.Tensor) -> torch.Tensor:
     if world() > 1:
+        loss = loss.clone()  # backward comes after it
         dist.all_reduce(loss)
         loss = loss / world()
     return loss
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """What a forward pass in training moves: buffers, such as running statistics, and torch's generators."""
+
+    buffers: list[torch.Tensor]
+    random: dict[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, run: Run) -> _Moved:
+        return cls([buffer.detach().clone() for buffer in run.model.buffers()], _random(run))
+
+    def put_back(self, run: Run) -> None:
+        with torch.no_grad():
+            for buffer, value in zip(run.model.buffers(), self.buffers, strict=True):
+                buffer.copy_(value)
+        _seed(run, self.random)
+
+
+def _finite(model: torch.nn.Module) -> bool:
+    """Whether every trained weight is a number."""
+    return all(bool(weight.isfinite().all()) for weight in model.parameters() if weight.requires_grad)
+
+
+def _kept(keeper: Keeper, phase: str) -> str:
+    """What can be gone on from, for the message of a training that failed."""
+    path = keeper.path(phase)
+    if path is None or not path.exists():
+        return ""
+    return f"; the state before is in {path}: the same run goes on from there, one of another recipe needs a new folder"
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
@@ -266,17 +318,26 @@ def _state(run: Run) -> dict[str, Any]:
         "model": run.model.state_dict(),
         "state": run.state,
         "round": run.round,
-        "random": torch.get_rng_state(),
     }
+    return state | _random(run)
+
+
+def _random(run: Run) -> dict[str, torch.Tensor]:
+    """The states of torch's generators."""
+    found = {"random": torch.get_rng_state()}
     if run.device.type == "cuda":
-        state["random_cuda"] = torch.cuda.get_rng_state(run.device)
-    return state
+        found["random_cuda"] = torch.cuda.get_rng_state(run.device)
+    return found
+
+
+def _seed(run: Run, random: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(random["random"])
+    if "random_cuda" in random:
+        torch.cuda.set_rng_state(random["random_cuda"], run.device)
 
 
 def _restore(run: Run, saved: dict[str, Any]) -> None:
     run.model.load_state_dict(saved["model"])
     run.state = saved["state"]
     run.round = saved["round"]
-    torch.set_rng_state(saved["random"])
-    if "random_cuda" in saved:
-        torch.cuda.set_rng_state(saved["random_cuda"], run.device)
+    _seed(run, saved)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -134,18 +136,99 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
         prune(Fade(), options=options)
 
 
-def test_a_loss_that_is_no_number_stops_with_the_step_and_keeps_the_checkpoint(tmp_path):
-    @dataclasses.dataclass(frozen=True)
-    class Breaks(ToyTask):
-        def loss(self, output, target):
-            return super().loss(output, target) * float(next(factors))
+@dataclasses.dataclass(frozen=True)
+class Breaks(ToyTask):
+    """Its loss is no number at one call of a run."""
 
-    factors = iter([1, 1, 1, float("nan")])
-    with pytest.raises(TrainingError, match=r"the loss is nan at step 3 of train; the state before is in .*checkpoint"):
-        prune(Fade(), task=Breaks(), options=Options(folder=tmp_path, every=0))
-    whole = prune(Fade())
-    resumed = prune(Fade(), options=Options(folder=tmp_path, every=0))
+    at: int = 3
+    calls: list[int] = dataclasses.field(default_factory=list)
+
+    def loss(self, output, target):
+        self.calls.append(0)
+        return super().loss(output, target) * (float("nan") if len(self.calls) == self.at + 1 else 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts(Fade):
+    """Fade that counts the epochs it has seen begin, and moves a weight as one does."""
+
+    def on_event(self, event, run):
+        if event == "epoch_start":
+            run.state["epochs"] = run.state.get("epochs", 0) + 1
+            with torch.no_grad():
+                run.model[0].bias += 0.01
+        super().on_event(event, run)
+
+
+@pytest.mark.parametrize("every", [0, 60])
+@pytest.mark.parametrize("at", [0, 3, 4, 5])
+def test_a_loss_that_is_no_number_stops_with_the_step_and_keeps_the_state_before(tmp_path, at, every):
+    """4 steps an epoch, with batch norm and dropout: the pass that broke has moved statistics and the generator."""
+    options = Options(folder=tmp_path, every=every)
+    with pytest.raises(TrainingError, match=rf"the loss is nan at step {at} of train; the state before is in .*train"):
+        prune(Counts(), task=Breaks(at=at), options=options)
+    whole, asked = prune(Counts()), Breaks(at=-1)
+    resumed = prune(Counts(), task=asked, options=options)
+    # The generators of a step are as before it, too: dropout draws the same.
     assert same(resumed.model, whole.model)
+    assert resumed.state["epochs"] == whole.state["epochs"] == 2
+    assert len(asked.calls) == 8 - at
+
+
+def test_a_state_that_training_has_ruined_is_not_kept(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Explodes(Fade):
+        def on_event(self, event, run):
+            super().on_event(event, run)
+            if event == "after_step" and run.step == 2:
+                with torch.no_grad():
+                    run.model[0].weight.fill_(torch.inf)
+
+    with pytest.raises(TrainingError, match=r"nan at step 3 of train$"):
+        prune(Explodes(), options=Options(folder=tmp_path / "a"))
+    with pytest.raises(TrainingError, match=r"nan at step 3 of train; the state before is in"):
+        prune(Explodes(), options=Options(folder=tmp_path / "b", every=0))
+    resumed = prune(Fade(), options=Options(folder=tmp_path / "b"))
+    assert same(resumed.model, prune(Fade()).model)
+
+
+def interrupting(phase: str, step: int):
+    def progress(what: str, done: int, total: int) -> None:
+        if (what, done) == (phase, step):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return progress
+
+
+@pytest.mark.parametrize(("phase", "step"), [("train", 0), ("train", 3), ("train", 7), ("finetune", 1)])
+def test_an_interrupted_run_keeps_its_last_whole_step(tmp_path, phase, step):
+    recipe, options = dataclasses.replace(RECIPE, finetune_epochs=1), Options(folder=tmp_path)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        prune(Fade(), recipe=recipe, options=options, progress=interrupting(phase, step))
+    assert signal.getsignal(signal.SIGINT) is handler
+    whole, asked = prune(Fade(), recipe=recipe), Breaks(at=-1)
+    resumed = prune(Fade(), recipe=recipe, task=asked, options=options)
+    assert same(resumed.model, whole.model)
+    assert same(resumed.subnet, whole.subnet)
+    assert len(asked.calls) == 12 - (step + 1 + 8 * (phase == "finetune"))
+
+
+def test_a_second_interrupt_ends_at_once_and_a_run_without_folder_at_the_first(tmp_path):
+    def twice(what: str, done: int, total: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    for folder in (tmp_path, None):
+        asked = Breaks(at=-1)
+        with pytest.raises(KeyboardInterrupt):
+            prune(
+                Fade(),
+                task=asked,
+                options=Options(folder=folder),
+                progress=twice if folder else interrupting("train", 0),
+            )
+        assert not asked.calls
 
 
 def test_history_has_a_row_a_step_and_is_written_as_it_comes(tmp_path):

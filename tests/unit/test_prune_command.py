@@ -89,6 +89,19 @@ def test_given_weights_are_pruned(tmp_path):
     assert set(torch.cat([tensor.flatten().float() for tensor in written.values()]).unique().tolist()) <= {0.0, 0.5}
 
 
+def test_how_often_a_state_is_saved_is_told_to_the_run(tmp_path, monkeypatch):
+    asked = []
+
+    def execute(config, folder, *, every, progress):
+        asked.append(every)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("conformance.method.execute.execute", execute)
+    line = (SPEC, "--method", "l2", "--budget", "macs=0.5", "--output", str(tmp_path))
+    assert prune(*line) == prune(*line, "--save-every", "2.5") == prune(*line, "--save-every", "-1") == 2
+    assert asked == [60.0, 2.5]
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -106,6 +119,7 @@ def test_given_weights_are_pruned(tmp_path):
         (["--method", "l2", "--budget", "macs=0.5", "--ignore", "layer9"], "matches 'layer9'"),
         (["--method", "l2", "--budget", "macs=0.5", "--weights", "missing.safetensors"], "does not hold this model's"),
         (["--method", "l2", "--budget", "macs=0.5", "--config", "missing.toml"], "cannot be read"),
+        (["--method", "l2", "--budget", "macs=0.5", "--save-every", "-1"], "--save-every is 0 or more seconds"),
     ],
 )
 def test_wrong_lines_end_with_2_and_one_sentence(words, reason, tmp_path, capsys):
