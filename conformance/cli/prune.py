@@ -33,7 +33,10 @@ def prune(
         Path | None,
         typer.Option(metavar="FILE", help="A run as TOML; options given here count more.", dir_okay=False),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="A name that `conformance methods` lists.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="A name that `conformance methods` lists, package.module:Class or path/file.py:Class."),
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", metavar="NAME=VALUE", help="An option of the method.")
     ] = None,
@@ -80,7 +83,8 @@ def prune(
     carry: Annotated[Carry | None, typer.Option(help="Heads go (outer) or head dims (inner); auto: heads.")] = None,
     traceback: TracebackOption = False,
 ) -> None:
-    """Prune a model by a method; the subnet is proved exact and saved with its plan. Runs the code in SPEC.
+    """Prune a model by a method; the subnet is proved exact and saved with its plan. Runs the code in SPEC, and
+    that of a method which is not a name.
 
     DIR gets result.json, plan.json with subnet.safetensors, model.safetensors (full size, with its zeros) and
     history.jsonl. The same command on the same DIR resumes a run that was interrupted: by Ctrl-C or a loss that is

@@ -19,9 +19,10 @@ from conformance.method.recipe import Recipe
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What `conformance prune` is told. model is a SPEC; task and method are names; data is where the task looks.
+    """What `conformance prune` is told. model is a SPEC; data is where the task looks.
 
-    budget is text such as `groups=0.5`. weights is a safetensors file of the model's state_dict, loaded first.
+    task is a name; so is method, or it is package.module:Class or path/file.py:Class. budget is text such as
+    `groups=0.5`. weights is a safetensors file of the model's state_dict, loaded first.
     """
 
     model: str

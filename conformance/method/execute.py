@@ -13,7 +13,8 @@ from conformance.backend import Backend, Inputs
 from conformance.errors import UsageError
 from conformance.method.config import RunConfig
 from conformance.method.host import Options, Result, run
-from conformance.method.registry import method
+from conformance.method.protocol import Facts, Method
+from conformance.method.registry import method_of
 from conformance.method.task import Task, backend_for, load_task
 from conformance.method.train import Progress
 from conformance.spec_loader import load
@@ -27,7 +28,7 @@ def execute(
     With a task the model is the one that fits it. Raises UsageError for everything of the configuration that
     cannot be, and whatever `run` raises.
     """
-    chosen = method(config.method, **config.options)
+    chosen = method_for(config)
     budget = config.parsed_budget
     task = task_of(config)
     model, (args, kwargs) = built(config, task)
@@ -36,6 +37,14 @@ def execute(
         chosen, model, args, kwargs, budget=budget, task=task, recipe=config.recipe, limits=config.limits,
         options=options, progress=progress,
     )  # fmt: skip
+
+
+def method_for(config: RunConfig) -> Method:
+    """The method with its options. Raises UsageError for an unknown one, and for a class that declares no facts."""
+    found = method_of(config.method, **config.options)
+    if not isinstance(getattr(found, "facts", None), Facts):
+        raise UsageError(f"{config.method} declares no facts, so nobody knows how to run it")
+    return found
 
 
 def task_of(config: RunConfig) -> Task | None:

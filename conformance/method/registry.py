@@ -38,45 +38,50 @@ def method_class(name: str) -> type[Method]:
 
 def method(name: str, **options: Any) -> Method:
     """A method by name with its options. Raises UsageError for an unknown name or option, with near matches."""
-    made = method_class(name)
-    known = {field.name: field for field in dataclasses.fields(made)}
+    return _made(name, method_class(name), options)
+
+
+def class_of(spec: str) -> type[Method]:
+    """The class of a method by its registered name, or at `package.module:Class` or `path/file.py:Class`.
+
+    Loading the latter runs the code there. Raises UsageError for what is no method.
+    """
+    if ":" not in spec:
+        return method_class(spec)
+    found = attribute(spec)
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UsageError(f"{spec} is no class derived from conformance.method.Method")
+    return found
+
+
+def method_of(spec: str, **options: Any) -> Method:
+    """A method of the class that `class_of` finds, with its options. Raises UsageError for what is none of either."""
+    return _made(spec, class_of(spec), options)
+
+
+def _made(name: str, made: type[Method], options: dict[str, Any]) -> Method:
+    known = [field.name for field in dataclasses.fields(made)]
     for option in options:
         if option not in known:
-            near = difflib.get_close_matches(option, list(known), n=3, cutoff=0.5)
+            near = difflib.get_close_matches(option, known, n=3, cutoff=0.5)
             hint = f"did you mean {', '.join(near)}?" if near else f"it has {', '.join(known) or 'none'}"
             raise UsageError(f"{name} has no option {option!r}; {hint}")
     try:
         return made(**options)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{name}: {error}") from error
+        missing = "" if options else " cannot be made without options"
+        raise UsageError(f"{name}{missing}: {error}") from error
 
 
-def method_of(spec: str) -> Method:
-    """A method by its registered name, or of a class at `package.module:Class` or `path/file.py:Class`.
-
-    Loading the latter runs the code there. Raises UsageError for what is no method.
-    """
-    if ":" not in spec:
-        return method(spec)
-    found = attribute(spec)
-    if not (isinstance(found, type) and issubclass(found, Method)):
-        raise UsageError(f"{spec} is no class derived from conformance.method.Method")
-    try:
-        return found()
-    except (TypeError, ValueError, UsageError) as error:
-        raise UsageError(f"{spec} cannot be made without options: {error}") from error
-
-
-def parse_options(name: str, words: list[str]) -> dict[str, Any]:
+def parse_options(spec: str, words: list[str]) -> dict[str, Any]:
     """`scope=local` and the like, each turned into the type its option has. Raises UsageError for what is none."""
-    made = method_class(name)
-    types = typing.get_type_hints(made)
+    types = typing.get_type_hints(class_of(spec))
     found: dict[str, Any] = {}
     for word in words:
         option, equals, text = word.partition("=")
         if not equals:
             raise UsageError(f"{word!r} is not OPTION=VALUE")
-        found[option] = _converted(name, option, text, types.get(option))
+        found[option] = _converted(spec, option, text, types.get(option))
     return found
 
 

@@ -89,6 +89,63 @@ def test_given_weights_are_pruned(tmp_path):
     assert set(torch.cat([tensor.flatten().float() for tensor in written.values()]).unique().tolist()) <= {0.0, 0.5}
 
 
+MINE = """
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from conformance.method import DataNeed, Driver, Facts, Method
+
+
+@dataclass(frozen=True)
+class Mine(Method):
+    facts: ClassVar[Facts] = Facts("mine", "for tests", Driver.POST, DataNeed.NONE, "none")
+    power: int = 1
+    needs: str = "nothing"
+
+    def __post_init__(self):
+        if self.power < 1:
+            raise ValueError("power is at least 1")
+
+    def score(self, run):
+        assert isinstance(self.power, int)
+        return run.units.norms() ** self.power
+
+
+class Bare(Method):
+    pass
+
+
+def function():
+    pass
+"""
+
+
+def test_a_method_may_be_a_class_in_a_file(tmp_path, capsys):
+    file, out = tmp_path / "mine.py", tmp_path / "out"
+    file.write_text(MINE)
+    line = (SPEC, "--budget", "groups=0.5", "--output", str(out), "--method")
+    assert prune(*line, f"{file}:Mine", "-o", "power=2") == 0
+    result = json.loads((out / "result.json").read_text())
+    assert result["config"]["method"] == f"{file}:Mine"
+    assert result["config"]["options"] == {"power": 2}
+    assert result["facts"]["name"] == "mine"
+    assert prune(*line, f"{file}:Mine", "-o", "power=2") == 0
+    assert "nothing was repeated" in capsys.readouterr().out
+    for name, option, reason in [
+        ("Mine", "powr=2", "no option 'powr'; did you mean power?"),
+        ("Mine", "power=0", "power is at least 1"),
+        ("Mine", "power=x", "power is a number"),
+        ("Other", "power=2", "Other"),
+        ("function", "power=2", "is no class derived from conformance.method.Method"),
+        ("Bare", "", "declares no facts"),
+    ]:
+        assert (
+            prune(*line[:-2], str(tmp_path / "no"), "--method", f"{file}:{name}", *(["-o", option] if option else []))
+            == 2
+        )
+        assert reason in capsys.readouterr().err
+
+
 def test_how_often_a_state_is_saved_is_told_to_the_run(tmp_path, monkeypatch):
     asked = []
 
