@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conformance.cli.options import Carry, TracebackOption
+from conformance.cli.options import Carry, TracebackOption, parse_device
 from conformance.errors import UsageError
 from conformance.report.build import count
 from conformance.report.files import make_folder
@@ -119,6 +120,7 @@ def prune(
         # Not merged: an option that is given as None is None.
         tables["options"] = {**tables.get("options", {}), **parse_options(tables["method"], option)}
     made = checked(tables)
+    made = replace(made, device=parse_device(made.device))
     make_folder(output)
     from conformance.method.outcome import finished
 

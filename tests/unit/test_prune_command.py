@@ -68,6 +68,15 @@ def test_an_option_can_be_none_by_name_and_by_value(method, word, options, tmp_p
     assert json.loads((tmp_path / "result.json").read_text())["config"]["options"] == options
 
 
+@pytest.mark.parametrize("device", ["foo", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_in_a_file_too(tmp_path, capsys, device):
+    file = tmp_path / "run.toml"
+    file.write_text(f'model = "{SPEC}"\nmethod = "l1"\nbudget = "groups=0.25"\ndevice = "{device}"\n')
+    assert prune("--config", str(file), "--output", str(tmp_path / "out")) == 2
+    assert f"{device}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_finished_run_is_not_repeated_and_another_one_refused(tmp_path, capsys):
     line = (SPEC, "--method", "l2", "--output", str(tmp_path), "--budget")
     assert prune(*line, "groups=0.5") == 0
@@ -177,6 +186,9 @@ def test_how_often_a_state_is_saved_is_told_to_the_run(tmp_path, monkeypatch):
         (["--method", "l2", "--budget", "macs=0.5", "--weights", "missing.safetensors"], "does not hold this model's"),
         (["--method", "l2", "--budget", "macs=0.5", "--config", "missing.toml"], "cannot be read"),
         (["--method", "l2", "--budget", "macs=0.5", "--save-every", "-1"], "--save-every is 0 or more seconds"),
+        (["--method", "l2", "--budget", "macs=0.5", "--device", "foo"], "--device 'foo' is no device"),
+        (["--method", "l2", "--budget", "macs=0.5", "--device", "meta"], "--device meta holds no values"),
+        (["--method", "l2", "--budget", "macs=0.5", "--device", "cuda:99"], "--device cuda:99 cannot be used here"),
     ],
 )
 def test_wrong_lines_end_with_2_and_one_sentence(words, reason, tmp_path, capsys):
