@@ -23,7 +23,9 @@ from conformance.spec_loader import load
 def execute(
     config: RunConfig, folder: Path | None = None, *, every: float = 60.0, progress: Progress = lambda *_: None
 ) -> Result:
-    """Build the model, load its weights and data, and run the method; `folder` keeps the state of the run.
+    """Build the model, load its weights and data, and run the method.
+
+    `folder` keeps the state of the run until `write_outcome` has written its result there.
 
     With a task the model is the one that fits it. Raises UsageError for everything of the configuration that
     cannot be, and whatever `run` raises.
@@ -32,7 +34,7 @@ def execute(
     budget = config.parsed_budget
     task = task_of(config)
     model, (args, kwargs) = built(config, task)
-    options = Options(seed=config.seed, device=config.device, folder=folder, carry=config.carry, every=every)
+    options = Options(seed=config.seed, device=config.device, folder=folder, carry=config.carry, every=every, keep=True)
     return run(
         chosen, model, args, kwargs, budget=budget, task=task, recipe=config.recipe, limits=config.limits,
         options=options, progress=progress,

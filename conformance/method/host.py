@@ -88,12 +88,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is made; what is not about method, model or data."""
+    """How a run is made; what is not about method, model or data.
+
+    folder is where its state is kept, every so many seconds of training. With keep it stays when the run ends: who
+    writes the result down removes it afterwards (`conformance.method.train.clear`).
+    """
 
     seed: int = 0
     device: str = "cpu"
     folder: Path | None = None
     every: float = 60.0
+    keep: bool = False
     carry: str = "auto"
     measure: bool = True
 
@@ -175,6 +180,7 @@ class _Decided:
     run: Run
     decision: Decision
     keeper: Keeper
+    keep: bool
     clock: _Clock
     metrics: dict[str, dict[str, float]]
     history: _History
@@ -220,7 +226,7 @@ def _decided_run(
         method.prepare(made)
         clock("method", lambda: drive(made, task, keeper, progress))
         decision = clock("decide", lambda: _decided(made, progress))
-        yield _Decided(made, decision, keeper, clock, metrics, history)
+        yield _Decided(made, decision, keeper, options.keep, clock, metrics, history)
 
 
 def prepare(
@@ -322,7 +328,8 @@ def _finish(found: _Decided, task: Task | None, progress: Progress) -> Result:
         )
         if metrics:
             metrics["finetuned"] = clock("evaluate", lambda: task.evaluate(subnet))
-    keeper.clear()
+    if not found.keep:
+        keeper.clear()
     return Result(
         method=method,
         budget=run.budget,

@@ -16,6 +16,7 @@ from conformance.errors import PlanError, UsageError, sentence
 from conformance.method.config import RunConfig
 from conformance.method.host import Result
 from conformance.method.masks import Masks
+from conformance.method.train import clear
 from conformance.partition.selection import Selection
 from conformance.report.environment import deciding_versions
 from conformance.report.files import write_together
@@ -91,7 +92,7 @@ def write_outcome(folder: Path, config: RunConfig, result: Result) -> Outcome:
 
     The full-size model with its zeros is model.safetensors (its original names); the subnet is plan.json and
     subnet.safetensors, masks are masks.safetensors. A subnet that a plan cannot express is not saved, and
-    result.json says why.
+    result.json says why. Checkpoints of the run in `folder` are removed last: what cannot be written is not lost.
     """
     made = outcome(config, result)
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in result.model.state_dict().items()}
@@ -106,4 +107,5 @@ def write_outcome(folder: Path, config: RunConfig, result: Result) -> Outcome:
         kept = {name: mask.cpu().contiguous() for name, mask in decision.kept.items()}
         write_together(folder, {MASKS: lambda path: save_file(kept, path)})
     write_together(folder, {RESULT: made.model_dump_json(indent=2) + "\n"})
+    clear(folder)
     return made

@@ -61,8 +61,13 @@ class Keeper:
     def clear(self) -> None:
         """Remove every checkpoint: the run has its result."""
         if self.folder is not None and rank() == 0:
-            for path in self.folder.glob("checkpoint-*.safetensors"):
-                path.unlink()
+            clear(self.folder)
+
+
+def clear(folder: Path) -> None:
+    """Remove every checkpoint in `folder`."""
+    for path in folder.glob("checkpoint-*.safetensors"):
+        path.unlink()
 
 
 def _difference(one: str, other: str) -> str:

@@ -88,6 +88,32 @@ def test_a_finished_run_is_not_repeated_and_another_one_refused(tmp_path, capsys
     assert "holds the result of another run: budget" in capsys.readouterr().err
 
 
+def test_a_result_that_cannot_be_written_does_not_cost_the_training(tmp_path, monkeypatch):
+    from conformance.method import outcome
+
+    write, full = outcome.write_together, [True]
+
+    def refused(folder, files):
+        if full and outcome.RESULT in files:
+            raise OSError(28, "No space left on device")
+        write(folder, files)
+
+    line = ("small:resnet20-w4", "--method", "l2", "--budget", "macs=0.2", "--task", "digits?train=64&test=40")
+    line = (*line, "--finetune-epochs", "1", "--batch", "32", "--output", str(tmp_path))
+    monkeypatch.setattr(outcome, "write_together", refused)
+    assert prune(*line) == 3
+    assert list(tmp_path.glob("checkpoint-finetune*"))
+    assert not (tmp_path / "result.json").exists()
+    full.clear()
+    seen = []
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *rest: seen.append(0) or step(self, *rest))
+    assert prune(*line) == 0
+    assert (tmp_path / "result.json").exists()
+    assert not seen
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
 def test_given_weights_are_pruned(tmp_path):
     model = load(SPEC).build()
     state = {name: torch.full_like(tensor, 0.5) for name, tensor in model.state_dict().items()}
