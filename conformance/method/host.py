@@ -28,6 +28,7 @@ from conformance.method.protocol import DataNeed, Decision, Driver, Method
 from conformance.method.reach import check_reach
 from conformance.method.recipe import Recipe
 from conformance.method.run import Row, Run
+from conformance.method.search import search
 from conformance.method.task import Task
 from conformance.method.timing import in_turns
 from conformance.method.train import DENSE, FINETUNE, Keeper, Progress, train
@@ -225,7 +226,8 @@ def _decided_run(
             metrics["before"] = clock("evaluate", lambda: task.evaluate(made.model))
         method.prepare(made)
         clock("method", lambda: drive(made, task, keeper, progress))
-        decision = clock("decide", lambda: _decided(made, progress))
+        searches = method.facts.driver is Driver.SEARCH
+        decision = clock("decide", lambda: search(made, keeper, progress) if searches else method.decide(made))
         yield _Decided(made, decision, keeper, options.keep, clock, metrics, history)
 
 
@@ -274,25 +276,6 @@ def drive(run: Run, task: Task | None, keeper: Keeper, progress: Progress) -> No
             method.on_event("round_start", run)
             train(run, task, f"round-{run.round}", epochs=recipe.epochs, keeper=keeper, progress=progress)
             method.on_event("round_end", run)
-
-
-def _decided(run: Run, progress: Progress) -> Decision:
-    if run.method.facts.driver is not Driver.SEARCH:
-        return run.method.decide(run)
-    best: tuple[float, Decision] | None = None
-    number = 0
-    while (candidate := run.method.propose(run, number)) is not None:
-        progress("search", number, int(getattr(run.method, "candidates", 0)))
-        trial = run.pruned(candidate)
-        run.calibrate(trial)
-        found = run.data.evaluate(trial)
-        run.log({"phase": "search", "step": number, "metric": found})
-        if best is None or found > best[0]:
-            best = found, candidate
-        number += 1
-    if best is None:
-        raise UsageError(f"{run.method.name} proposed nothing")
-    return best[1]
 
 
 def _finish(found: _Decided, task: Task | None, progress: Progress) -> Result:

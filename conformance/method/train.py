@@ -120,7 +120,7 @@ def train(
         total = min(total, recipe.steps) if epochs else recipe.steps
     run.phase, run.epoch, run.step, run.total = phase, 0, 0, total
     if saved is not None and saved["finished"]:
-        _restore(run, saved)
+        restore(run, saved)
         run.step, run.epoch = saved["step"], saved["step"] // per_epoch
         return
     start, rate = (0, None) if phase in PLAIN else method.begins(run)
@@ -130,7 +130,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(run.optimizer, lambda step: recipe.factor(start + step, total))
     scaler = torch.amp.GradScaler(run.device.type, enabled=recipe.amp == "float16" and run.device.type == "cuda")
     if saved is not None:
-        _restore(run, saved)
+        restore(run, saved)
         run.optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         scaler.load_state_dict(saved["scaler"])
@@ -151,7 +151,7 @@ def train(
                 "optimizer": None if finished or run.optimizer is None else run.optimizer.state_dict(),
                 "schedule": _plain(schedule.state_dict()),
                 "scaler": scaler.state_dict(),
-                **_state(run),
+                **state_of(run),
             },
         )
 
@@ -317,7 +317,7 @@ def _plain(state: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in state.items() if key != "lr_lambdas"} | {"lr_lambdas": [None]}
 
 
-def _state(run: Run) -> dict[str, Any]:
+def state_of(run: Run) -> dict[str, Any]:
     """Everything of the run that training changes."""
     state: dict[str, Any] = {
         "model": run.model.state_dict(),
@@ -341,7 +341,8 @@ def _seed(run: Run, random: dict[str, torch.Tensor]) -> None:
         torch.cuda.set_rng_state(random["random_cuda"], run.device)
 
 
-def _restore(run: Run, saved: dict[str, Any]) -> None:
+def restore(run: Run, saved: dict[str, Any]) -> None:
+    """Make the run what it was when `state_of` gave `saved`."""
     run.model.load_state_dict(saved["model"])
     run.state = saved["state"]
     run.round = saved["round"]

@@ -116,6 +116,60 @@ def test_a_run_that_was_interrupted_goes_on_bit_for_bit(method, stops, tmp_path)
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
+@dataclasses.dataclass(frozen=True)
+class Draws(Search):
+    """Candidates that torch's own generator and what the run remembers have a part in."""
+
+    candidates: int = 6
+
+    def propose(self, run, number):
+        if number == self.candidates:
+            return None
+        run.state["drawn"] = run.state.get("drawn", 0.0) + float(torch.rand(()))
+        return self.select(run, torch.rand(run.groups.count + 1) + run.state["drawn"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured(ToyTask):
+    """Counts how often the validation split was asked for."""
+
+    asked: list[str] = dataclasses.field(default_factory=list)
+
+    def evaluate(self, model, split="test", size=256):
+        self.asked.append(split)
+        return super().evaluate(model, split, size)
+
+
+@pytest.mark.parametrize("at", [0, 1, 3, 5])
+@pytest.mark.parametrize("how", ["raised", "signalled"])
+def test_a_search_goes_on_with_the_candidates_it_has_measured(tmp_path, at, how):
+    recipe = Recipe(epochs=0, batch=32, finetune_epochs=1)
+    options = Options(folder=tmp_path, every=0 if how == "raised" else 60, measure=False)
+    whole = prune(Draws(), recipe=recipe, options=Options(measure=False))
+    stop = (stopping if how == "raised" else interrupting)("search", at)
+    with pytest.raises(Stop if how == "raised" else KeyboardInterrupt):
+        prune(Draws(), task=Measured(), recipe=recipe, options=options, progress=stop)
+    task = Measured()
+    resumed = prune(Draws(), task=task, recipe=recipe, options=options)
+    # A signal is waited for until its candidate is measured.
+    assert len(task.asked) == 6 - at - (how == "signalled")
+    assert resumed.decision.removed == whole.decision.removed
+    assert same(resumed.subnet, whole.subnet)
+    assert resumed.state == whole.state
+    assert resumed.data_used == whole.data_used == ("D1", "D2")
+    assert list(resumed.history) == list(whole.history)
+
+
+def test_a_search_that_was_finished_is_not_repeated(tmp_path):
+    recipe, options = Recipe(epochs=0, batch=32, finetune_epochs=1), Options(folder=tmp_path, measure=False)
+    with pytest.raises(Stop):
+        prune(Draws(), recipe=recipe, options=options, progress=stopping("finetune", 2))
+    task = Measured()
+    resumed = prune(Draws(), task=task, recipe=recipe, options=options)
+    assert not task.asked
+    assert same(resumed.subnet, prune(Draws(), recipe=recipe, options=Options(measure=False)).subnet)
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     options = Options(folder=tmp_path, every=0)
     with pytest.raises(Stop):
