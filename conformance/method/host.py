@@ -22,6 +22,7 @@ from conformance.graph.tape import as_arguments
 from conformance.graph.trace import trace
 from conformance.method.budget import Budget, Cost, Kind
 from conformance.method.data import Data, check_targets
+from conformance.method.history import History
 from conformance.method.ladder import Limits
 from conformance.method.masks import Masks
 from conformance.method.protocol import DataNeed, Decision, Driver, Method
@@ -35,7 +36,6 @@ from conformance.method.train import DENSE, FINETUNE, Keeper, Progress, train
 from conformance.method.units import Units, units
 from conformance.partition.build import partition
 from conformance.partition.selection import Selection
-from conformance.report.files import make_folder
 from conformance.subnet.extract import candidates
 from conformance.subnet.zero import zero_
 
@@ -184,7 +184,7 @@ class _Decided:
     keep: bool
     clock: _Clock
     metrics: dict[str, dict[str, float]]
-    history: _History
+    history: History
 
 
 @contextlib.contextmanager
@@ -213,7 +213,7 @@ def _decided_run(
         made = prepare(method, model, as_arguments(args), kwargs or {}, budget, task, recipe, limits, options)
         # Before anything is written: the same folder takes the smaller budget that is asked for next.
         check_reach(budget, made.groups, made.cost, limits)
-        history = _History(options.folder)
+        history = History(options.folder)
         made.log, made.watched = history.add, options.measure
         keeper = Keeper(options.folder, _key(method, made, budget, task, recipe, limits, options), options.every)
         metrics = {}
@@ -393,38 +393,3 @@ class _Clock:
             return function()
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-class _History:
-    """What a run logs, in memory and as lines of history.jsonl; all that is logged of a step is one row."""
-
-    NAME = "history.jsonl"
-
-    def __init__(self, folder: Path | None) -> None:
-        if folder is not None:
-            make_folder(folder)
-        self.path = None if folder is None else folder / self.NAME
-        found: dict[tuple[Any, Any], Row] = {}
-        if self.path is not None and self.path.exists():
-            text = self.path.read_text(encoding="utf-8")
-            if text and not text.endswith("\n"):
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write("\n")  # or the next row would be lost with the one that was cut off
-            for line in text.splitlines():
-                try:
-                    row = json.loads(line)
-                except ValueError:  # cut off by a kill
-                    continue
-                found.setdefault((row.get("phase"), row.get("step")), {}).update(row)
-        self._rows = found
-
-    @property
-    def rows(self) -> list[Row]:
-        return list(self._rows.values())
-
-    def add(self, row: Row) -> None:
-        self._rows.setdefault((row.get("phase"), row.get("step")), {}).update(row)
-        if self.path is not None:
-            # Not synced line by line: what a crash of the machine loses lies after the last checkpoint.
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
