@@ -6,11 +6,8 @@ from pathlib import Path
 
 import torch
 
-from backends.common import require
 from backends.tasks.images import ImageTask, Pixels, Scaling, image_task
 from backends.tasks.splits import stratified, without
-
-require("sklearn", "zoo")
 
 TESTED = 360
 SCALING = Scaling(16.0, (0.3053,), (0.3760,))

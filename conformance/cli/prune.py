@@ -45,7 +45,10 @@ def prune(
         str | None,
         typer.Option(metavar="KIND=SHARE", help="What is to go: groups, params, macs or latency, e.g. macs=0.5."),
     ] = None,
-    task: Annotated[str | None, typer.Option(help="The data; methods that look at weights alone need none.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="The data; digits without, where data is needed. Methods that look at weights need none."),
+    ] = None,
     data: Annotated[str | None, typer.Option(metavar="DIR", help="Where the task finds its data.")] = None,
     weights: Annotated[
         str | None, typer.Option(metavar="FILE", help="A safetensors file of the model's state_dict, loaded first.")
@@ -121,10 +124,14 @@ def prune(
         tables["options"] = {**tables.get("options", {}), **parse_options(tables["method"], option)}
     made = checked(tables)
     made = replace(made, device=parse_device(made.device))
-    make_folder(output)
+    from conformance.method.execute import with_task
     from conformance.method.outcome import finished
 
-    screen = Screen()
+    screen, named = Screen(), made.task
+    made = with_task(made)
+    if made.task != named:
+        screen.line(f"no --task is given: {made.method} runs on {made.task}")
+    make_folder(output)
     done = finished(output, made)
     if done is None:
         done = _run(made, output, screen, every)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from conformance.backend import Backend, Inputs
 from conformance.errors import UsageError
 from conformance.method.config import RunConfig
 from conformance.method.host import Options, Result, run
-from conformance.method.protocol import Facts, Method
+from conformance.method.protocol import DataNeed, Facts, Method
 from conformance.method.registry import method_of
-from conformance.method.task import Task, backend_for, load_task
+from conformance.method.task import DEFAULT, Task, backend_for, load_task, tasks
 from conformance.method.train import Progress
 from conformance.spec_loader import load
 
@@ -47,6 +48,30 @@ def method_for(config: RunConfig) -> Method:
     if not isinstance(getattr(found, "facts", None), Facts):
         raise UsageError(f"{config.method} declares no facts, so nobody knows how to run it")
     return found
+
+
+def with_task(config: RunConfig) -> RunConfig:
+    """The same run with the default task where it needs one and names none; whoever asked should be told.
+
+    A method without need of data gets one only where the recipe trains before or after it. Raises UsageError, with
+    the tasks there are, for a model that the default does not fit.
+    """
+    chosen, trains = method_for(config), bool(config.recipe.dense_epochs or config.recipe.finetune_epochs)
+    need = chosen.facts.data
+    if config.task is not None or (need is DataNeed.NONE and not trains):
+        return config
+    known = f"give --task, one of {', '.join(sorted(tasks()))}"
+    if config.data is not None:
+        raise UsageError(f"--data says where a task looks, and there is none: {known}")
+    load(config.model)  # what is wrong with the model itself is said as such
+    try:
+        backend_for(config.model, load_task(DEFAULT))
+    except UsageError as error:
+        words = DataNeed.TRAINING.words if need is DataNeed.NONE else need.words
+        raise UsageError(
+            f"{config.method} needs {words}, and the default task will not do: {error}; {known}"
+        ) from error
+    return replace(config, task=DEFAULT)
 
 
 def task_of(config: RunConfig) -> Task | None:

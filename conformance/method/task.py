@@ -25,6 +25,9 @@ from conformance.spec_loader import collection, load, locate
 
 ENTRY_POINT_GROUP = "pruning_conformance.tasks"
 
+DEFAULT = "digits"
+"""The task of a run that needs one and names none: its data come with a library that is always there."""
+
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 

@@ -16,8 +16,6 @@ from conformance.spec_loader import collection
 
 torch.set_num_threads(1)
 
-needs_sklearn = pytest.mark.skipif(find_spec("sklearn") is None, reason="sklearn is missing")
-
 
 def zoo(library: str):
     return [pytest.mark.zoo, pytest.mark.skipif(find_spec(library) is None, reason=f"{library} is missing")]
@@ -91,7 +89,6 @@ def test_a_spelled_name_is_read_back():
         ("digits?trian=3", "the task digits has no option 'trian'; there are test, train, validation"),
     ],
 )
-@needs_sklearn
 def test_wrong_names(name, message):
     with pytest.raises(UsageError, match=message):
         load_task(name)

@@ -181,6 +181,55 @@ def test_a_method_may_be_a_class_in_a_file(tmp_path, capsys):
         assert reason in capsys.readouterr().err
 
 
+SMALL = "small:resnet20-w4"
+SAID = "no --task is given: taylor runs on digits"
+
+
+def test_digits_are_the_task_where_none_is_given_and_data_is_needed(tmp_path, capsys):
+    line = (SMALL, "--method", "taylor", "--budget", "macs=0.3", "--output", str(tmp_path))
+    assert prune(*line) == 0
+    assert SAID in capsys.readouterr().out
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["config"]["task"] == "digits"
+    assert set(result["metrics"]) == {"before", "masked", "subnet"}
+    assert prune(*line) == prune(*line, "--task", "digits") == 0
+    shown = capsys.readouterr().out
+    assert shown.count(SAID) == 1
+    assert shown.count("nothing was repeated") == 2
+
+
+def test_a_method_without_need_of_data_gets_no_task_unless_it_is_trained_with(tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def execute(config, *_, **__):
+        asked.append(config.task)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("conformance.method.execute.execute", execute)
+    line = (SMALL, "--method", "l2", "--budget", "macs=0.3", "--output", str(tmp_path))
+    for words in ([], ["--finetune-epochs", "1"], ["--dense-epochs", "1"]):
+        assert prune(*line, *words) == 2
+    assert asked == [None, "digits", "digits"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "words", "reason"),
+    [
+        (SPEC, ["--method", "taylor"], "taylor needs labelled batches, and the default task will not do"),
+        (SPEC, ["--method", "l2", "--dense-epochs", "1"], "l2 needs training, and the default task will not do"),
+        (SMALL, ["--method", "taylor", "--data", "x"], "--data says where a task looks"),
+    ],
+)
+def test_where_digits_do_not_fit_the_tasks_are_named(spec, words, reason, tmp_path, capsys):
+    assert prune(spec, *words, "--budget", "macs=0.3", "--output", str(tmp_path / "out")) == 2
+    error = capsys.readouterr().err
+    assert reason in error
+    assert "give --task, one of cifar10, cifar100, digits" in error
+    assert not (tmp_path / "out").exists()
+    assert prune("small:nothing", *words, "--budget", "macs=0.3", "--output", str(tmp_path / "out")) == 2
+    assert "--task, one of" not in capsys.readouterr().err or "--data" in reason
+
+
 def test_how_often_a_state_is_saved_is_told_to_the_run(tmp_path, monkeypatch):
     asked = []
 

@@ -27,7 +27,6 @@ from conformance.method.task import SPLITS, Task, load_task
 
 torch.set_num_threads(1)
 
-needs_sklearn = pytest.mark.skipif(find_spec("sklearn") is None, reason="sklearn is missing")
 needs_torchvision = pytest.mark.skipif(find_spec("torchvision") is None, reason="torchvision is missing")
 needs_debian = pytest.mark.skipif(
     not fashion_mnist.DEBIAN.is_dir(), reason="the Debian package dataset-fashion-mnist is not installed"
@@ -279,7 +278,6 @@ def test_the_loss_is_that_of_logits_wherever_they_are():
 # -- digits ---------------------------------------------------------------------------------------
 
 
-@needs_sklearn
 def test_digits():
     task = load_task("digits")
     assert isinstance(task, Task)
@@ -297,7 +295,6 @@ def test_digits():
     assert task.digest == "215ec3c99f71530801f09fc4e4fbd26cecb5f7fc01c3e5af3b12509ee8ff2942"
 
 
-@needs_sklearn
 def test_a_subset_of_digits_has_its_own_name_and_digest():
     task = load_task("digits?train=500&test=100")
     assert task.name == "digits?train=500&test=100"
