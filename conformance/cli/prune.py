@@ -43,7 +43,10 @@ def prune(
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(metavar="KIND=SHARE", help="What is to go: groups, params, macs or latency, e.g. macs=0.5."),
+        typer.Option(
+            metavar="KIND=SHARE",
+            help="What goes: groups, params, macs or latency, e.g. macs=0.5; or what may be left, e.g. 'macs<=4e8'.",
+        ),
     ] = None,
     task: Annotated[
         str | None,
@@ -170,6 +173,9 @@ def _show(screen: Screen, made: RunConfig, done: Outcome, output: Path) -> None:
     screen.line(f"{made.model} by {made.method} at {made.budget}: {verdict}{reason}", "green" if done.holds else "red")
     screen.line("  removed: " + ", ".join(f"{share:.1%} of the {kind}" for kind, share in done.removed.items()))
     screen.line(f"  parameters: {count(done.parameters[0])} -> {count(done.parameters[1])}")
+    if done.multiply_adds is not None:
+        dense, left = (count(round(number)) for number in done.multiply_adds)
+        screen.line(f"  multiply-adds of a sample: {dense} -> {left}")
     for stage, figures in done.metrics.items():
         screen.line(f"  {stage}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
     if done.not_saved:

@@ -5,7 +5,7 @@ result = run(method("l2"), model, args, budget=Budget.parse("macs=0.5"))
 result.subnet
 """
 
-from conformance.method.budget import Budget, Cost
+from conformance.method.budget import Budget, Ceiling, Cost, parse_budget
 from conformance.method.data import DataNeedError
 from conformance.method.host import NotExactlyZero, Options, Plan, Result, plan, run
 from conformance.method.ladder import Ladder, Limits, ladder
@@ -21,6 +21,7 @@ from conformance.method.units import Slices, Units, units
 __all__ = [
     "Batch",
     "Budget",
+    "Ceiling",
     "Cost",
     "DataNeed",
     "DataNeedError",
@@ -47,6 +48,7 @@ __all__ = [
     "method",
     "method_class",
     "methods",
+    "parse_budget",
     "plan",
     "run",
     "units",

@@ -9,6 +9,8 @@ from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
+import torch
+from torch.utils import _pytree as pytree
 
 from conformance.cost import predicted_parameters, work
 from conformance.errors import UsageError
@@ -57,6 +59,49 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{self.kind}={self.remove:g}"
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The most that may be left, as a number: of prunable groups, of parameters, or of multiply-adds of one sample.
+
+    A run turns it into the share of its model that has to go for it; methods see that share.
+    """
+
+    kind: Kind
+    left: int
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a kind that is a share only, and a number below one."""
+        if self.kind not in ("groups", "params", "macs"):
+            raise UsageError(f"what may be left is a number of groups, params or macs, not of {self.kind!r}")
+        if self.left < 1:
+            raise UsageError(f"at least one of the {self.kind} is left, not {self.left}")
+
+    @classmethod
+    def parse(cls, text: str) -> Ceiling:
+        """`macs<=4e8`: four hundred million multiply-adds a sample may be left. Raises UsageError for anything else."""
+        kind, _, number = text.partition("<=")
+        try:
+            value = float(number)
+            left = int(value)
+        except (ValueError, OverflowError):
+            value, left = 0.0, -1
+        if value != left:
+            raise UsageError(f"{text!r} is no budget: KIND<=NUMBER such as macs<=4e8, KIND groups, params or macs")
+        return cls(kind, left)  # type: ignore[arg-type]
+
+    def share(self, cost: Cost) -> Budget:
+        """The budget of this model: nothing has to go where it has no more."""
+        return Budget(self.kind, max(0.0, 1 - self.left / max(cost.size(self.kind), 1)))
+
+    def __str__(self) -> str:
+        return f"{self.kind}<={self.left}"
+
+
+def parse_budget(text: str) -> Budget | Ceiling:
+    """A share to remove (`macs=0.5`) or what may be left (`macs<=4e8`). Raises UsageError for anything else."""
+    return Ceiling.parse(text) if "<=" in text else Budget.parse(text)
 
 
 @dataclass(frozen=True)
@@ -140,6 +185,20 @@ class Cost:
     def _dense_macs(self) -> int:
         return self.macs()
 
+    def size(self, kind: Kind, choice: Selection | None = None) -> float:
+        """How much there is of a kind that can be counted, or is left: groups, params, or macs of one sample."""
+        if kind == "groups":
+            return self.prunable - (0 if choice is None else len(choice))
+        return self.params(choice) if kind == "params" else self.macs(choice) / self.samples
+
+    @cached_property
+    def samples(self) -> int:
+        """Samples of the traced inputs: the first dimension of the first tensor, 1 where that has none."""
+        graph = self.groups.graph
+        leaves = pytree.tree_leaves((graph.args, graph.kwargs))
+        shapes = [leaf.shape for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        return max(int(shapes[0][0]), 1) if shapes and shapes[0] else 1
+
     def time(self, choice: Selection) -> float:
         """Measured time of a forward pass over the dense model's; each selection is measured once.
 
@@ -154,7 +213,7 @@ class Cost:
 
 
 def unreachable(budget: Budget, most: float) -> UsageError:
-    """The error for a budget above what can be reached."""
+    """The error for a budget above `most`, the share that can be reached."""
     return UsageError(f"the budget {budget} cannot be reached: this model and these limits allow 0 to {most:.4f}")
 
 

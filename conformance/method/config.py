@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from conformance.errors import UsageError
-from conformance.method.budget import Budget
+from conformance.method.budget import Budget, Ceiling, parse_budget
 from conformance.method.ladder import Limits
 from conformance.method.recipe import Recipe
 
@@ -22,7 +22,7 @@ class RunConfig:
     """What `conformance prune` is told. model is a SPEC; data is where the task looks.
 
     task is a name; so is method, or it is package.module:Class or path/file.py:Class. budget is text such as
-    `groups=0.5`. weights is a safetensors file of the model's state_dict, loaded first.
+    `groups=0.5` or `params<=1e6`. weights is a safetensors file of the model's state_dict, loaded first.
     """
 
     model: str
@@ -39,9 +39,9 @@ class RunConfig:
     carry: str = "auto"
 
     @property
-    def parsed_budget(self) -> Budget:
+    def parsed_budget(self) -> Budget | Ceiling:
         """The budget as a value. Raises UsageError for text that is none."""
-        return Budget.parse(self.budget)
+        return parse_budget(self.budget)
 
 
 _ADAPTER = TypeAdapter(RunConfig)

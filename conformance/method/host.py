@@ -20,7 +20,7 @@ from conformance.equivalence.verdict import Verdict
 from conformance.errors import ConformanceError, UsageError
 from conformance.graph.tape import as_arguments
 from conformance.graph.trace import trace
-from conformance.method.budget import Budget, Cost, Kind
+from conformance.method.budget import Budget, Ceiling, Cost, Kind
 from conformance.method.data import Data, check_targets
 from conformance.method.history import History
 from conformance.method.ladder import Limits
@@ -49,11 +49,12 @@ class Result:
     """What a run came to.
 
     model is the full-size model with the decision at zero; subnet the smaller one (for masks: the model).
-    removed gives the share of groups, parameters and multiply-adds that left, and of the measured latency where the
-    budget is of that (for masks: of weights); metrics the task's figures by stage: `before` (as given, after dense
-    training if any), `masked`, `subnet`, and `finetuned` where the recipe says so. verdict is the field oracle's on
-    model and subnet (None for masks: there is no subnet). seconds add up by part of the run. state is what the method
-    kept in `run.state`.
+    budget is the share that was to leave, worked out from what might be left where that was asked for. removed gives
+    the share of groups, parameters and multiply-adds that left, and of the measured latency where the budget is of
+    that (for masks: of weights); metrics the task's figures by stage: `before` (as given, after dense training if
+    any), `masked`, `subnet`, and `finetuned` where the recipe says so. verdict is the field oracle's on model and
+    subnet (None for masks: there is no subnet). seconds add up by part of the run. state is what the method kept in
+    `run.state`.
     """
 
     method: Method
@@ -110,7 +111,7 @@ def run(
     args: Any = (),
     kwargs: dict[str, Any] | None = None,
     *,
-    budget: Budget,
+    budget: Budget | Ceiling,
     task: Task | None = None,
     recipe: Recipe | None = None,
     limits: Limits | None = None,
@@ -147,7 +148,7 @@ def plan(
     args: Any = (),
     kwargs: dict[str, Any] | None = None,
     *,
-    budget: Budget,
+    budget: Budget | Ceiling,
     task: Task | None = None,
     recipe: Recipe | None = None,
     limits: Limits | None = None,
@@ -193,7 +194,7 @@ def _decided_run(
     model: torch.nn.Module,
     args: Any,
     kwargs: dict[str, Any] | None,
-    budget: Budget,
+    budget: Budget | Ceiling,
     task: Task | None,
     recipe: Recipe,
     limits: Limits,
@@ -212,7 +213,7 @@ def _decided_run(
         torch.manual_seed(options.seed)
         made = prepare(method, model, as_arguments(args), kwargs or {}, budget, task, recipe, limits, options)
         # Before anything is written: the same folder takes the smaller budget that is asked for next.
-        check_reach(budget, made.groups, made.cost, limits)
+        check_reach(made.budget, made.groups, made.cost, limits, budget if isinstance(budget, Ceiling) else None)
         history = History(options.folder)
         made.log, made.watched = history.add, options.measure
         keeper = Keeper(options.folder, _key(method, made, budget, task, recipe, limits, options), options.every)
@@ -236,7 +237,7 @@ def prepare(
     model: torch.nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    budget: Budget,
+    budget: Budget | Ceiling,
     task: Task | None,
     recipe: Recipe,
     limits: Limits,
@@ -248,13 +249,14 @@ def prepare(
     groups = partition(trace(own, args, kwargs), carry=options.carry)
     if not groups.count and method.facts.granularity == "group":
         raise UsageError("no group was found: nothing of this model can be pruned exactly")
+    cost = Cost(groups, lambda choice: _latency(made, choice, args, kwargs))
     made = Run(
         method=method,
         model=own,
         groups=groups,
         units=units(own, groups),
-        cost=Cost(groups, lambda choice: _latency(made, choice, args, kwargs)),
-        budget=budget,
+        cost=cost,
+        budget=budget.share(cost) if isinstance(budget, Ceiling) else budget,
         limits=limits,
         recipe=recipe,
         data=Data(task, method, options.seed, device),
@@ -365,7 +367,13 @@ def _latency(run: Run, choice: Selection, args: tuple[Any, ...], kwargs: dict[st
 
 
 def _key(
-    method: Method, run: Run, budget: Budget, task: Task | None, recipe: Recipe, limits: Limits, options: Options
+    method: Method,
+    run: Run,
+    budget: Budget | Ceiling,
+    task: Task | None,
+    recipe: Recipe,
+    limits: Limits,
+    options: Options,
 ) -> str:
     """What must be the same for a checkpoint to be of the same run, a line each."""
     lines = {

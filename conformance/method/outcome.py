@@ -13,9 +13,11 @@ from safetensors.torch import save_file
 from conformance.cost import parameter_count
 from conformance.deploy.store import save_subnet
 from conformance.errors import PlanError, UsageError, sentence
+from conformance.method.budget import Cost
 from conformance.method.config import RunConfig
 from conformance.method.host import Result
 from conformance.method.masks import Masks
+from conformance.method.protocol import Decision
 from conformance.method.train import clear
 from conformance.partition.selection import Selection
 from conformance.report.environment import deciding_versions
@@ -25,7 +27,10 @@ RESULT, MODEL, MASKS = "result.json", "model.safetensors", "masks.safetensors"
 
 
 class Outcome(BaseModel):
-    """result.json: what was asked, and what came of it."""
+    """result.json: what was asked, and what came of it.
+
+    parameters, and multiply_adds of one sample, are of the model and of its subnet; the latter None for masks.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -36,6 +41,7 @@ class Outcome(BaseModel):
     removed: dict[str, float]
     removed_groups: int | None
     parameters: tuple[int, int]
+    multiply_adds: tuple[float, float] | None = None
     holds: bool
     verdict: str | None
     verdict_reason: str = ""
@@ -56,6 +62,7 @@ def outcome(config: RunConfig, result: Result) -> Outcome:
         removed=result.removed,
         removed_groups=len(result.decision) if isinstance(result.decision, Selection) else None,
         parameters=(parameter_count(result.model), parameter_count(result.subnet)),
+        multiply_adds=_multiply_adds(result.decision),
         holds=result.holds,
         verdict=None if verdict is None else verdict.status.value,
         verdict_reason="" if verdict is None else verdict.reason,
@@ -64,6 +71,13 @@ def outcome(config: RunConfig, result: Result) -> Outcome:
         seconds=result.seconds,
         data_used=list(result.data_used),
     )
+
+
+def _multiply_adds(decision: Decision) -> tuple[float, float] | None:
+    if isinstance(decision, Masks):
+        return None
+    cost = Cost(decision.groups)
+    return cost.size("macs"), cost.size("macs", decision)
 
 
 def finished(folder: Path, config: RunConfig) -> Outcome | None:

@@ -10,19 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from conformance.errors import UsageError
-from conformance.method.budget import Budget, Cost, unreachable
+from conformance.method.budget import Budget, Ceiling, Cost, unreachable
 from conformance.method.ladder import Limits, ladder, most_leaving, removable
 from conformance.method.weights import maskable
 from conformance.partition.groups import Groups
 from conformance.partition.labels import Labels
 
 
-def check_reach(budget: Budget, groups: Groups, cost: Cost, limits: Limits) -> None:
+def check_reach(budget: Budget, groups: Groups, cost: Cost, limits: Limits, asked: Ceiling | None = None) -> None:
     """Raise UsageError, with the range that can be reached, for a budget no order of leaving could meet.
 
     Only what is certain is refused: a method whose ranking allows less says so when it has ranked. A latency budget
     is never refused here, its time would have to be measured. Raises UsageError for an ignored pattern that matches
-    nothing, too.
+    nothing, too. asked is the number the budget was made from: the range is said in its terms then.
     """
     if budget.remove == 0 or budget.kind == "latency":
         return
@@ -30,11 +30,15 @@ def check_reach(budget: Budget, groups: Groups, cost: Cost, limits: Limits) -> N
         if budget.remove > (most := _most_weights(groups, limits)) + 1e-9:
             raise unreachable(budget, most)
         return
-    bound = _Bound(groups, limits)
-    if budget.remove > bound.share(budget, cost) + 1e-12:
-        # The bound is more than some orders reach; one that is sure to be reached is what the user is told.
-        steps = ladder(groups, np.zeros(groups.count + 1), limits=limits)
-        raise unreachable(budget, cost.removed(budget.kind, steps.selection(steps.steps)))
+    if budget.remove <= _Bound(groups, limits).share(budget, cost) + 1e-12:
+        return
+    # The bound is more than some orders reach; one that is sure to be reached is what the user is told.
+    steps = ladder(groups, np.zeros(groups.count + 1), limits=limits)
+    last = steps.selection(steps.steps)
+    if asked is None:
+        raise unreachable(budget, cost.removed(budget.kind, last))
+    least, dense = (math.ceil(cost.size(asked.kind, choice)) for choice in (last, None))
+    raise UsageError(f"the budget {asked} cannot be reached: this model and these limits allow {least} to {dense}")
 
 
 def _most_weights(groups: Groups, limits: Limits) -> float:

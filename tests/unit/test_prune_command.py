@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import conformance as pc
 from backends.tasks import cifar
 from conformance.cli.app import main
+from conformance.cost import measured_flops
 from conformance.errors import UsageError
 from conformance.method.config import config, merged, read_config
 from conformance.method.registry import method
@@ -75,6 +76,24 @@ def test_a_device_that_is_not_there_is_refused_in_a_file_too(tmp_path, capsys, d
     assert prune("--config", str(file), "--output", str(tmp_path / "out")) == 2
     assert f"{device}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_what_may_be_left_is_a_budget_too(tmp_path, capsys):
+    line = (SPEC, "--method", "l2", "--output", str(tmp_path), "--budget")
+    assert prune(*line, "params<=1") == 2
+    assert "params<=1 cannot be reached: this model and these limits allow" in capsys.readouterr().err
+    backend = load(SPEC)
+    dense = sum(p.numel() for p in backend.build().parameters())
+    assert prune(*line, f"params<={dense - 1}") == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["config"]["budget"] == f"params<={dense - 1}"
+    assert result["parameters"][1] < result["parameters"][0] == dense
+    before, after = result["multiply_adds"]
+    assert result["removed"]["macs"] == pytest.approx(1 - after / before)
+    args, kwargs = backend.inputs(1, torch.Generator().manual_seed(0))
+    model = backend.build().eval()
+    assert before == measured_flops(model, pc.trace(model, args, kwargs)) / 2
+    assert "multiply-adds of a sample: " in capsys.readouterr().out
 
 
 def test_a_finished_run_is_not_repeated_and_another_one_refused(tmp_path, capsys):
