@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -49,7 +50,9 @@ class Keeper:
             return None
         found: dict[str, Any] = load_tree(path)
         if found["key"] != self.key:
-            raise UsageError(f"{path} is of another run: {_difference(found['key'], self.key)}")
+            raise UsageError(
+                f"{path} is of another run: {_difference(found['key'], self.key)}; give this one a folder of its own"
+            )
         return found
 
     def save(self, phase: str, tree: dict[str, Any]) -> None:
@@ -74,8 +77,19 @@ def _difference(one: str, other: str) -> str:
     """The first line in which two keys differ."""
     for mine, theirs in zip(one.splitlines(), other.splitlines(), strict=False):
         if mine != theirs:
-            return f"it has {mine}, this one {theirs}"
+            return "it has {}, this one {}".format(*_differing(mine, theirs))
     return "it has other options"
+
+
+def _differing(one: str, other: str) -> tuple[str, str]:
+    """Two lines of a key; of a table, such as a recipe, the entries alone that are not the same in both."""
+    (name, mine), (_, theirs) = (line.split(" ", 1) for line in (one, other))
+    if not (mine.startswith("{") and theirs.startswith("{")):
+        return one, other
+    tables = json.loads(mine), json.loads(theirs)
+    wrong = [key for key in {**tables[0], **tables[1]} if tables[0].get(key) != tables[1].get(key)]
+    first, second = (", ".join(f"{key}={table.get(key)}" for key in wrong) for table in tables)
+    return f"{name} {first}", f"{name} {second}"
 
 
 def rank() -> int:

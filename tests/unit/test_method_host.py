@@ -176,8 +176,13 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         prune(Fade(), options=options, progress=stopping("train", 3))
     with pytest.raises(UsageError, match=r"of another run.*budget"):
         prune(Fade(), budget=Budget("macs", 0.25), options=options)
-    with pytest.raises(UsageError, match=r"of another run.*recipe"):
-        prune(Fade(), recipe=dataclasses.replace(RECIPE, lr=0.1), options=options)
+    with pytest.raises(
+        UsageError,
+        match=r"of another run: it has recipe clip=1.0, lr=0.05, this one recipe clip=None, lr=0.1; give this one a folder",
+    ):
+        prune(Fade(), recipe=dataclasses.replace(RECIPE, lr=0.1, clip=None), options=options)
+    with pytest.raises(UsageError, match=r"it has limits min_keep=1, this one limits min_keep=2"):
+        prune(Fade(), limits=Limits(min_keep=2), options=options)
 
 
 def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
