@@ -188,7 +188,7 @@ class Cost:
     def size(self, kind: Kind, choice: Selection | None = None) -> float:
         """How much there is of a kind that can be counted, or is left: groups, params, or macs of one sample."""
         if kind == "groups":
-            return self.prunable - (0 if choice is None else len(choice))
+            return self.groups.count - (0 if choice is None else len(choice))
         return self.params(choice) if kind == "params" else self.macs(choice) / self.samples
 
     @cached_property
