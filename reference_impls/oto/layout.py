@@ -11,13 +11,18 @@ _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _IMAGES = 4
 """Dimensions of a tensor that can have its channels last."""
 
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
 
 def in_rows(*tensors: torch.Tensor) -> bool:
     """Whether tensors of one shape and dtype have each row in one piece, with its entries in the same order.
 
-    A row is a position in dimension 0.
+    A row is a position in dimension 0. Tensors that only stand for memory elsewhere (DTensor, quantised wrappers, the
+    meta device) have no rows, whatever their strides say.
     """
     if tensors[0].dtype not in _FLOATS or any(one.dtype is not tensors[0].dtype for one in tensors):
+        return False
+    if not all(type(one) in _PLAIN and (one.data_ptr() or not one.numel()) for one in tensors):
         return False
     orders = [torch.contiguous_format] + [torch.channels_last] * (tensors[0].ndim == _IMAGES)
     return any(all(one.is_contiguous(memory_format=order) for one in tensors) for order in orders)

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reference_impls.oto import DHSPG, HSPG, compiled
+from reference_impls.oto.layout import in_rows
 from reference_impls.oto.motion import Memory, Motion
 from reference_impls.oto.rows import Lines
 
@@ -273,6 +274,31 @@ def test_rows_that_lie_in_pieces_are_none():
     assert np.array_equal(np.sort(last), np.sort(rows))
     assert compiled.as_rows(torch.randn(4, 6).t()) is None
     assert compiled.as_rows(image[:, :2]) is None
+
+
+class Wrapped(torch.Tensor):
+    """Stands for a tensor whose numbers are elsewhere, as DTensor and quantised wrappers do."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        assert function is torch.ops.aten.detach.default
+        return args[0]
+
+
+@pytest.mark.parametrize("make", [Wrapped, lambda inner: inner.to("meta")], ids=["subclass", "meta"])
+def test_what_has_no_memory_of_its_own_has_no_rows(make):
+    tensor = torch.randn(4, 3)
+    assert in_rows(tensor)
+    assert in_rows(torch.nn.Parameter(tensor))
+    assert in_rows(tensor[:0])  # nothing is read of it
+    assert make(tensor).is_contiguous()
+    assert not in_rows(make(tensor))
+    assert not in_rows(tensor, make(tensor))
+    assert compiled.as_rows(make(tensor)) is None
 
 
 def test_lines_begin_with_members_of_one_dimension():
