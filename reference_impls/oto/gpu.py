@@ -64,7 +64,7 @@ def _trial(device: torch.device) -> str:
     picked, moved = x[[0, 2]], step[[0, 2]]
     wanted = torch.stack([(one * other).sum(1) for one, other in ((picked, picked), (picked, moved), (moved, moved))])
     combined = kept.T * picked + taken.T * moved
-    table.products([step], torch.zeros(1, dtype=torch.int8, device=device), found)
+    table.products([step], [False], found)
     table.combine(kept, taken, [step])
     right = torch.allclose(found, wanted) and torch.allclose(x[[0, 2]], combined) and float(x[1].sum()) == 26
     return "" if right else "Triton's kernels give other numbers there than torch does"
@@ -80,11 +80,15 @@ class Item:
 
 
 class Table:
-    """Rows of tensors of one dtype on one device, as the kernels find them."""
+    """Rows of tensors of one dtype on one device, as the kernels find them.
+
+    Tensors are where they are when a method is called. That they still have their rows in one piece is the caller's to
+    see.
+    """
 
     def __init__(self, items: Sequence[Item]) -> None:
         """All tensors have their rows in one piece (`in_rows`)."""
-        self.tensors = [item.tensor.detach() for item in items]
+        self.tensors = [item.tensor for item in items]
         self.device, self.dtype = self.tensors[0].device, self.tensors[0].dtype
         self.sums = torch.float64 if self.dtype is torch.float64 else torch.float32
         """The dtype in which to give factors."""
@@ -94,28 +98,32 @@ class Table:
         self._rows = self._line([item.rows for item in items])
         self.places = self._line([item.places for item in items])
         self._lengths = self._line([np.array([math.prod(one.shape[1:]) for one in self.tensors])])
-        self._pointers: dict[str, tuple[list[int], torch.Tensor]] = {}
+        self._held: dict[str, tuple[list[int], torch.Tensor]] = {}
 
     def _line(self, parts: list[Numbers]) -> torch.Tensor:
         return torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(self.device)
 
-    def _at(self, name: str, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Where tensors lie, on the device; sent there when one of them has moved."""
-        pointers = [tensor.data_ptr() for tensor in tensors]
-        held = self._pointers.get(name)
-        if held is None or held[0] != pointers:
-            held = self._pointers[name] = pointers, torch.tensor(pointers, dtype=torch.int64, device=self.device)
+    def _sent(self, name: str, numbers: list[int]) -> torch.Tensor:
+        """A number a tensor, on the device; sent there when one of them has changed."""
+        held = self._held.get(name)
+        if held is None or held[0] != numbers:
+            held = self._held[name] = numbers, sent(torch.tensor(numbers, dtype=torch.int64), self.device)
         return held[1]
 
-    def products(self, steps: Sequence[torch.Tensor], copied: torch.Tensor, figures: torch.Tensor) -> None:
+    def _at(self, name: str, tensors: Sequence[torch.Tensor | None]) -> torch.Tensor:
+        """Where tensors lie, 0 for None."""
+        return self._sent(name, [0 if tensor is None else tensor.data_ptr() for tensor in tensors])
+
+    def products(self, steps: Sequence[torch.Tensor | None], copied: Sequence[bool], figures: torch.Tensor) -> None:
         """<x, x>, <x, moved> and <moved, moved> of every row, into three lines of shape (3, positions).
 
-        moved is a row of steps, or that less x for tensors that are flagged in `copied` (int8, on the device).
+        moved is a row of steps, or that less x for tensors that are flagged in `copied`. Nothing is written for tensors
+        with None among the steps.
         """
         self._launch(
             kernels.products,
-            *(self._at("x", self.tensors), self._at("step", steps), copied, self._lengths, self._which),
-            *(self._rows, self.places, figures, figures.stride(0)),
+            *(self._at("x", self.tensors), self._at("step", steps), self._sent("copied", [*map(int, copied)])),
+            *(self._lengths, self._which, self._rows, self.places, figures, figures.stride(0)),
             SUM=kernels.TYPES[figures.dtype],
         )
 
@@ -130,20 +138,19 @@ class Table:
         self,
         kept: torch.Tensor | None,
         taken: torch.Tensor | None = None,
-        others: Sequence[torch.Tensor] = (),
-        into: Sequence[torch.Tensor] | None = None,
+        others: Sequence[torch.Tensor | None] = (),
+        into: Sequence[torch.Tensor | None] | None = None,
     ) -> None:
         """Rows become kept * row + taken * other's row; kept and taken are long lines, None for 1 and for 0.
 
         Rows that stay as they are are not read; where kept is 0 it does not matter what a row held. `into` are tensors
-        of the same shapes to be changed in place of these.
+        of the same shapes to be changed in place of these. Tensors with None in either stay as they are.
         """
         if not self.count:
             return
         line = kept if kept is not None else taken
         assert line is not None
-        values = self.tensors if into is None else into
-        pointers = self._at("x" if into is None else "into", values)
+        pointers = self._at("x", self.tensors) if into is None else self._at("into", into)
         self._launch(
             kernels.combine,
             *(pointers, pointers if taken is None else self._at("other", others), self._lengths, self._which),
@@ -154,13 +161,18 @@ class Table:
         )
 
 
+def sent(line: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A line from the CPU on a device; from pinned memory to a GPU, so that nothing waits for what it is doing."""
+    return line.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else line.to(device)
+
+
 def tables(places: Sequence[Place]) -> tuple[list[Table], list[Place]]:
     """Tables of places that are rows, one a device and dtype, and the places that are none."""
     found: dict[tuple[torch.device, torch.dtype], list[Item]] = {}
     rest: list[Place] = []
     for tensor, dim, positions in places:
         if dim or not usable(tensor.device) or not in_rows(tensor):
-            rest.append((tensor, dim, positions))
+            rest.append((tensor, dim, positions.to(tensor.device)))
             continue
         items = found.setdefault((tensor.device, tensor.dtype), [])
         start = sum(item.rows.size for item in items)

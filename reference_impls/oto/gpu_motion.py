@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 
 from reference_impls.oto import gpu
-from reference_impls.oto.layout import in_rows
+from reference_impls.oto.layout import Seen, in_rows, seen
 from reference_impls.oto.motion import Figures, Memory, Motion, Products
-from reference_impls.oto.rows import Lines, Member
+from reference_impls.oto.rows import Lines
 
 Flags = npt.NDArray[np.bool_]
 
@@ -36,55 +36,40 @@ class GpuMotion(Motion):
         self._flags = flags
         self._figures.zero_()
         self._one_by_one = self._vectors, self._matrices
+        self._moved, self._gradients = Pairs(self.lines), Pairs(self.lines)
         self._tables: list[tuple[gpu.Table, list[int]]] = []
-        self._fits: list[bool] | None = None
-        self._seen: list[int] = []
-        self._copied: dict[tuple[bool, ...], torch.Tensor] = {}
-        self._pressed: list[tuple[gpu.Table, list[int]]] = []
-        self._pressable: list[bool] | None = None
+        self._kinds: list[torch.dtype | None] = []
 
     # -- which members the kernels can take -------------------------------------------------------
 
-    def _arranged(self) -> list[torch.Tensor]:
-        """Of each member what moved it or its copy; the tables hold those that are rows, the rest is left to Motion."""
+    def _arranged(self) -> list[torch.Tensor | None]:
+        """Of each member that the kernels can take what moved it or its copy; None of those left to Motion."""
         steps = [self._whole_step(number) if copy is None else copy for number, copy in enumerate(self._copies)]
-        pointers = [step.data_ptr() for step in steps]
-        if pointers != self._seen:
-            pairs = zip(self.lines.members, steps, strict=True)
-            fits = [self._rows_here(member) and in_rows(member.tensor, step) for member, step in pairs]
-            if fits != self._fits:
-                self._arrange(fits)
-            self._seen = pointers
-        return steps
-
-    def _rows_here(self, member: Member) -> bool:
-        return member.dim == 0 and member.tensor.device == self.lines.device
-
-    def _arrange(self, fits: list[bool]) -> None:
+        fits, changed = self._moved.fits(steps)
+        if changed:
+            self._arrange(self._moved.kinds)
         vectors, matrices = self._one_by_one
-        self._fits = list(fits)
         if not all(fits[number] for number in vectors):  # they are measured together
-            fits = [fit and number not in vectors for number, fit in enumerate(fits)]
+            for number in vectors:
+                fits[number] = False
         self._vectors = [number for number in vectors if not fits[number]]
         self._matrices = [number for number in matrices if not fits[number]]
-        self._tables = self._tables_of(fits)
+        return [step if fit else None for step, fit in zip(steps, fits, strict=True)]
 
-    def _tables_of(self, fits: list[bool]) -> list[tuple[gpu.Table, list[int]]]:
-        """Tables of members that fit, one a dtype, each with the members' numbers."""
+    def _arrange(self, kinds: list[torch.dtype | None]) -> None:
+        """Tables of all that have a kind, one a dtype: they stay while gradients come and go."""
+        if kinds != self._kinds:
+            self._kinds, self._tables = list(kinds), self._tables_of(kinds)
+
+    def _tables_of(self, kinds: list[torch.dtype | None]) -> list[tuple[gpu.Table, list[int]]]:
+        """Each with the members' numbers."""
         starts = itertools.accumulate(self.lines.sizes, initial=0)
         found: dict[torch.dtype, list[tuple[int, gpu.Item]]] = {}
-        for number, (member, start) in enumerate(zip(self.lines.members, starts, strict=False)):
-            if fits[number]:
+        for number, (member, start, kind) in enumerate(zip(self.lines.members, starts, kinds, strict=False)):
+            if kind is not None:
                 rows = np.flatnonzero(self._flags[member.groups])
-                found.setdefault(member.tensor.dtype, []).append((number, gpu.Item(member.tensor, rows, start + rows)))
+                found.setdefault(kind, []).append((number, gpu.Item(member.tensor, rows, start + rows)))
         return [(gpu.Table([item for _, item in some]), [number for number, _ in some]) for some in found.values()]
-
-    def _flags_of_copies(self, numbers: Sequence[int]) -> torch.Tensor:
-        """Which of these members' steps are copies of what was."""
-        key = tuple(self._copies[number] is not None for number in numbers)
-        if key not in self._copied:
-            self._copied[key] = torch.tensor(key, dtype=torch.int8, device=self.lines.device)
-        return self._copied[key]
 
     # -- what Motion does -------------------------------------------------------------------------
 
@@ -92,7 +77,8 @@ class GpuMotion(Motion):
         """One launch, and each tensor that is not rows for itself."""
         steps = self._arranged()
         for table, numbers in self._tables:
-            table.products([steps[number] for number in numbers], self._flags_of_copies(numbers), self._figures)
+            copied = [self._copies[number] is not None for number in numbers]
+            table.products([steps[number] for number in numbers], copied, self._figures)
         return super().products()
 
     def pull(self, figures: torch.Tensor, rates: Figures) -> None:
@@ -109,18 +95,40 @@ class GpuMotion(Motion):
     def press(self, coefficient: torch.Tensor, signs: dict[int, int], decays: dict[int, float]) -> set[int]:
         """One launch for all whose gradients are rows."""
         members = self.lines.members
-        fits = [one.alone and self._rows_here(one) and _with_gradient(one.tensor) for one in members]
-        if fits != self._pressable:
-            self._pressed, self._pressable = self._tables_of(fits), fits
+        slopes = [member.tensor.grad if member.alone else None for member in members]
+        fits, changed = self._gradients.fits(slopes)
+        if changed:
+            self._arrange(self._gradients.kinds)
         decay = self.lines.shared([float(decays.get(id(one.tensor), 0)) for one in members])
         sign = self.lines.shared([float(signs.get(id(one.tensor), 1)) for one in members])
         taken = (self.lines.line_of(coefficient) + decay) * sign
-        for table, numbers in self._pressed:
-            slopes = [slope for number in numbers if (slope := members[number].tensor.grad) is not None]
-            table.combine(None, taken, table.tensors, into=slopes)
+        for table, numbers in self._tables:
+            into = [slopes[number] if fits[number] else None for number in numbers]
+            table.combine(None, taken, table.tensors, into=into)
         return {id(one.tensor) for one, fit in zip(members, fits, strict=True) if fit}
 
 
-def _with_gradient(tensor: torch.Tensor) -> bool:
-    """Whether the gradient is there, and in rows as the parameter is."""
-    return tensor.grad is not None and in_rows(tensor, tensor.grad)
+class Pairs:
+    """Members, each with another tensor of its shape: which of them the kernels can take together.
+
+    kinds are the members' dtypes, None of those that are no rows themselves.
+    """
+
+    def __init__(self, lines: Lines) -> None:
+        self._members, self._device = lines.members, lines.device
+        self._seen: list[tuple[Seen, Seen | None] | None] = [None] * len(lines.members)
+        self._fits = [False] * len(lines.members)
+        self.kinds: list[torch.dtype | None] = [None] * len(lines.members)
+
+    def fits(self, others: Sequence[torch.Tensor | None]) -> tuple[list[bool], bool]:
+        """A flag a member, and whether anything was exchanged since it was last asked."""
+        changed = False
+        for number, (member, other) in enumerate(zip(self._members, others, strict=True)):
+            tensor = member.tensor
+            now = seen(tensor), None if other is None else seen(other)
+            if now != self._seen[number]:
+                here = member.dim == 0 and tensor.device == self._device and tensor.shape[0] == member.groups.size
+                self._seen[number], changed = now, True
+                self.kinds[number] = tensor.dtype if here and in_rows(tensor) else None
+                self._fits[number] = here and other is not None and in_rows(tensor, other)
+        return self._fits.copy(), changed

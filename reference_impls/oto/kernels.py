@@ -1,7 +1,7 @@
 """Triton's kernels over rows of many tensors: a program a row. Importing this needs Triton.
 
-Tensors are given by their addresses, as each launch is for all of them. TYPE is that of their elements, SUM the one in
-which sums are taken.
+Tensors are given by their addresses, as each launch is for all of them; 0 is for one that is left out this time. TYPE
+is that of their elements, SUM the one in which sums are taken.
 """
 
 from __future__ import annotations
@@ -36,26 +36,28 @@ def products(
 ):
     item = tl.program_id(0)
     tensor = tl.load(which + item)
-    length = tl.load(lengths + tensor)
-    start = tl.load(rows + item) * length
-    x = tl.load(xs + tensor).to(tl.pointer_type(TYPE)) + start
-    step = tl.load(steps + tensor).to(tl.pointer_type(TYPE)) + start
-    sign = tl.load(copied + tensor).to(SUM)
-    new = tl.zeros((BLOCK,), SUM)
-    cross = tl.zeros((BLOCK,), SUM)
-    moved = tl.zeros((BLOCK,), SUM)
-    for begin in range(0, length, BLOCK):
-        index = begin + tl.arange(0, BLOCK)
-        inside = index < length
-        one = tl.load(x + index, mask=inside, other=0.0).to(SUM)
-        other = tl.load(step + index, mask=inside, other=0.0).to(SUM) - sign * one
-        new += one * one
-        cross += one * other
-        moved += other * other
-    place = figures + tl.load(places + item)
-    tl.store(place, tl.sum(new, 0))
-    tl.store(place + stride, tl.sum(cross, 0))
-    tl.store(place + 2 * stride, tl.sum(moved, 0))
+    at = tl.load(steps + tensor)
+    if at != 0:
+        length = tl.load(lengths + tensor)
+        start = tl.load(rows + item) * length
+        x = tl.load(xs + tensor).to(tl.pointer_type(TYPE)) + start
+        step = at.to(tl.pointer_type(TYPE)) + start
+        sign = tl.load(copied + tensor).to(SUM)
+        new = tl.zeros((BLOCK,), SUM)
+        cross = tl.zeros((BLOCK,), SUM)
+        moved = tl.zeros((BLOCK,), SUM)
+        for begin in range(0, length, BLOCK):
+            index = begin + tl.arange(0, BLOCK)
+            inside = index < length
+            one = tl.load(x + index, mask=inside, other=0.0).to(SUM)
+            other = tl.load(step + index, mask=inside, other=0.0).to(SUM) - sign * one
+            new += one * one
+            cross += one * other
+            moved += other * other
+        place = figures + tl.load(places + item)
+        tl.store(place, tl.sum(new, 0))
+        tl.store(place + stride, tl.sum(cross, 0))
+        tl.store(place + 2 * stride, tl.sum(moved, 0))
 
 
 @triton.jit
@@ -78,12 +80,14 @@ def combine(
     place = tl.load(places + item)
     factor = tl.load(kept + place) if KEPT else tl.full((), 1.0, SUM)
     share = tl.load(taken + place) if TAKEN else tl.full((), 0.0, SUM)
-    if (factor != 1.0) | (share != 0.0):
-        tensor = tl.load(which + item)
+    tensor = tl.load(which + item)
+    at = tl.load(xs + tensor)
+    at_other = tl.load(others + tensor)
+    if ((factor != 1.0) | (share != 0.0)) & (at != 0) & (at_other != 0):
         length = tl.load(lengths + tensor)
         start = tl.load(rows + item) * length
-        x = tl.load(xs + tensor).to(tl.pointer_type(TYPE)) + start
-        other = tl.load(others + tensor).to(tl.pointer_type(TYPE)) + start
+        x = at.to(tl.pointer_type(TYPE)) + start
+        other = at_other.to(tl.pointer_type(TYPE)) + start
         for begin in range(0, length, BLOCK):
             index = begin + tl.arange(0, BLOCK)
             inside = index < length

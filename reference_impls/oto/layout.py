@@ -14,6 +14,22 @@ _IMAGES = 4
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
+def plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's numbers are at its own address."""
+    return type(tensor) in _PLAIN
+
+
+Seen = tuple[int, torch.dtype, tuple[int, ...]]
+
+
+def seen(tensor: torch.Tensor) -> Seen:
+    """Where a tensor lies and how: what was prepared for it holds as long as this does.
+
+    A parameter stays the same object when its memory is exchanged (`model.to(...)`, `.data = ...`).
+    """
+    return tensor.data_ptr() if plain(tensor) else 0, tensor.dtype, tensor.stride()
+
+
 def in_rows(*tensors: torch.Tensor) -> bool:
     """Whether tensors of one shape and dtype have each row in one piece, with its entries in the same order.
 
@@ -22,7 +38,7 @@ def in_rows(*tensors: torch.Tensor) -> bool:
     """
     if tensors[0].dtype not in _FLOATS or any(one.dtype is not tensors[0].dtype for one in tensors):
         return False
-    if not all(type(one) in _PLAIN and (one.data_ptr() or not one.numel()) for one in tensors):
+    if not all(plain(one) and (one.data_ptr() or not one.numel()) for one in tensors):
         return False
     orders = [torch.contiguous_format] + [torch.channels_last] * (tensors[0].ndim == _IMAGES)
     return any(all(one.is_contiguous(memory_format=order) for one in tensors) for order in orders)

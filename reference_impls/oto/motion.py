@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from reference_impls.oto.layout import seen
 from reference_impls.oto.rows import Lines, Member, Where, row_dots, row_grams
 
 Bound = dict[int, tuple[torch.Tensor | None, float]]
@@ -181,12 +182,12 @@ class Motion:
         """What compiled loops take of a member: x, its step or copy, rows, which of the two; None where they cannot."""
         x, copy, rows = self.lines.members[number].tensor, self._copies[number], self._rows[number]
         step = self._whole_step(number) if copy is None else copy
-        pointers = x.data_ptr(), step.data_ptr(), copy is None
+        now = seen(x), seen(step), copy is None
         held = self._flats.get(number)
-        if held is None or held[0] != pointers:
+        if held is None or held[0] != now:
             fits = rows is not None and x.device.type == "cpu" and x.dtype is self.lines.dtype is step.dtype
             found = _compiled().as_rows(x, step) if fits else None
-            held = self._flats[number] = pointers, None if found is None else (*found, rows, copy is not None)
+            held = self._flats[number] = now, None if found is None else (*found, rows, copy is not None)
         return held[1]
 
     def _measure_vectors(self) -> None:

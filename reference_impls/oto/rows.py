@@ -17,7 +17,7 @@ import torch
 
 from conformance.method.units import Units
 from reference_impls.oto import gpu
-from reference_impls.oto.layout import Place
+from reference_impls.oto.layout import Place, plain, seen
 
 Where = slice | torch.Tensor
 """Consecutive rows (positions in dimension 0) of a tensor, or picked ones."""
@@ -298,7 +298,7 @@ def _widest(tensor: torch.Tensor, dim: int) -> torch.Tensor:
 
     Memory that was mapped from a file need not be aligned to them; writing would end the process.
     """
-    if dim or tensor.ndim < 2 or tensor.device.type != "cpu" or not tensor.is_contiguous():
+    if not plain(tensor) or dim or tensor.ndim < 2 or tensor.device.type != "cpu" or not tensor.is_contiguous():
         return tensor
     flat = tensor.detach().view(tensor.shape[0], -1)
     for dtype in (torch.complex128, torch.float64):
@@ -309,20 +309,34 @@ def _widest(tensor: torch.Tensor, dim: int) -> torch.Tensor:
     return flat
 
 
-class Fills:
-    """Places to be set to zero after every step, prepared once."""
+class Prepared:
+    """Places, and what was made ready for them: anew when the memory of one of their tensors was exchanged."""
 
-    def __init__(self, places: Sequence[Place]) -> None:
+    def __init__(self, places: Iterable[Place]) -> None:
         self._places = list(places)
         self._prepare()
 
     def _prepare(self) -> None:
-        self._pointers = [tensor.data_ptr() for tensor, _, _ in self._places]
+        self._seen = [seen(tensor) for tensor, _, _ in self._places]
+        tables, self._rest = gpu.tables(self._places)
+        self._tables = [(table, torch.zeros(table.count, dtype=table.sums, device=table.device)) for table in tables]
+
+    def _ready(self) -> None:
+        if self._seen != [seen(tensor) for tensor, _, _ in self._places]:
+            self._prepare()
+
+
+class Fills(Prepared):
+    """Places to be set to zero after every step, prepared once."""
+
+    def _prepare(self) -> None:
+        super()._prepare()
         self._runs: list[torch.Tensor] = []
         self._scattered: list[Place] = []
-        tables, rest = gpu.tables(self._places)
-        self._tables = [(table, torch.zeros(table.count, dtype=table.sums, device=table.device)) for table in tables]
-        for tensor, dim, positions in reversed(rest):  # what was stepped last is in the cache still
+        for tensor, dim, positions in reversed(self._rest):  # what was stepped last is in the cache still
+            if not plain(tensor):  # a view of it need not follow it to other memory
+                self._scattered.append((tensor, dim, positions))
+                continue
             line = positions.cpu().numpy()
             starts = np.flatnonzero(np.diff(line, prepend=-2) != 1)
             long = (
@@ -337,9 +351,8 @@ class Fills:
                 self._runs.append(tensor.detach().narrow(dim, int(first), int(length)))
 
     def run(self) -> None:
-        """Write the zeros. A parameter whose memory was exchanged is found again."""
-        if self._pointers != [tensor.data_ptr() for tensor, _, _ in self._places]:
-            self._prepare()
+        """Write the zeros."""
+        self._ready()
         for table, zeros in self._tables:
             table.combine(zeros)
         for view, dim, positions in self._scattered:
@@ -348,15 +361,15 @@ class Fills:
             torch._foreach_zero_(self._runs)
 
 
-class Scales:
+class Scales(Prepared):
     """Places that hold floating-point numbers, to be multiplied by a factor step after step, prepared once."""
 
     def __init__(self, places: Iterable[Place]) -> None:
-        tables, self._rest = gpu.tables([place for place in places if place[0].is_floating_point()])
-        self._tables = [(table, torch.zeros(table.count, dtype=table.sums, device=table.device)) for table in tables]
+        super().__init__(place for place in places if place[0].is_floating_point())
 
     def run(self, factor: float) -> None:
         """Multiply."""
+        self._ready()
         for table, factors in self._tables:
             table.combine(factors.fill_(factor))
         for tensor, dim, positions in self._rest:

@@ -60,7 +60,7 @@ def test_kernels_compile_without_a_gpu(dtype, capability):
     line, constants = f"*{'fp64' if sums == 'float64' else 'fp32'}", {"TYPE": dtype, "SUM": sums}
     shared = dict.fromkeys(("xs", "lengths", "which", "rows", "places"), "*i64")
     for kernel, types, options in [
-        (gpu.kernels.products, {"steps": "*i64", "copied": "*i8", "figures": line, "stride": "i64"}, [{}]),
+        (gpu.kernels.products, {"steps": "*i64", "copied": "*i64", "figures": line, "stride": "i64"}, [{}]),
         (gpu.kernels.combine, {"others": "*i64", "kept": line, "taken": line}, COMBINED),
     ]:
         for option in options:

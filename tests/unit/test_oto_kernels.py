@@ -28,6 +28,10 @@ METHODS = {
     "hesso": (HESSO, {"start_step": 2, "pruning_steps": 6, "periods": 2}),
     "cric": (HESSOCRIC, {"start_step": 1, "fade_steps": 3, "cycles": Cycles(steps=2, most=1, loss_weight=0)}),
 }
+FADING = {
+    "hesso, fading": (HESSO, {"start_step": 2, "pruning_steps": 12, "periods": 2}),
+    "cric, fading": (HESSOCRIC, {"start_step": 1, "fade_steps": 5, "cycles": Cycles(steps=2, most=1, loss_weight=0)}),
+}
 EPSILON = {"momentum": 0.98, "decayed": 0.93, "ascent": 0.98, "adamw": 0.995}
 BASES = {
     "momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-2),
@@ -57,9 +61,9 @@ dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.b
 @dtypes
 def test_products_of_rows(dtype):
     found, rows, table = tensors(dtype)
-    steps, copied = [torch.randn_like(tensor) for tensor in found], torch.tensor([0, 1, 0], dtype=torch.int8)
+    steps, copied = [torch.randn_like(tensor) for tensor in found], [False, True, False]
     figures = torch.full((3, 11), 7.0, dtype=table.sums, device=DEVICE)
-    table.products(steps, copied.to(DEVICE), figures)
+    table.products(steps, copied, figures)
     wanted = []
     for tensor, step, line, flag in zip(found, steps, rows, copied, strict=True):
         x, moved = taken(tensor, line), taken(step, line)
@@ -68,6 +72,25 @@ def test_products_of_rows(dtype):
     tolerance = 1e-12 if dtype is torch.float64 else 1e-4
     torch.testing.assert_close(figures[:, :9].double(), torch.cat(wanted, 1), rtol=tolerance, atol=tolerance)
     assert bool((figures[:, 9:] == 7).all())
+
+
+def test_tensors_are_left_out():
+    """What has no gradient now, or one that is no rows: the table stays as it is."""
+    found, _, table = tensors(torch.float64)
+    steps, before = [torch.randn_like(tensor) for tensor in found], [tensor.clone() for tensor in found]
+    figures = torch.full((3, 9), 7.0, dtype=torch.float64, device=DEVICE)
+    table.products([steps[0], None, steps[2]], [False] * 3, figures)
+    assert bool((figures[:, 3:7] == 7).all())
+    assert not bool((figures[:, :3] == 7).any())
+    half = torch.full((9,), 0.5, dtype=torch.float64, device=DEVICE)
+    table.combine(half, half, [None, steps[1], None])
+    assert torch.equal(found[0], before[0])
+    assert torch.equal(found[2], before[2])
+    torch.testing.assert_close(found[1], (before[1] + steps[1]) / 2)
+    into = [tensor.clone() for tensor in steps]
+    table.combine(None, half, found, into=[None, into[1], into[2]])
+    assert torch.equal(into[0], steps[0])
+    torch.testing.assert_close(into[2][1], steps[2][1] + found[2][1] / 2)
 
 
 @dtypes
@@ -150,9 +173,15 @@ def test_kernels_that_do_not_work_are_left_alone(fails, said, monkeypatch):
         gpu._works.cache_clear()
 
 
-def run(method, base, device, steps=9, layout=torch.contiguous_format, silent=(), reload=None):
+EXCHANGED = {
+    "copies": lambda model: [setattr(one, "data", one.data.clone()) for one in model.parameters()],
+    "channels last": lambda model: model.to(memory_format=torch.channels_last),
+}
+
+
+def run(method, base, device, steps=9, layout=torch.contiguous_format, silent=(), reload=None, exchanged=None):
     """A net in float64 after some steps, and its groups at zero after each."""
-    cls, options = METHODS[method]
+    cls, options = {**METHODS, **FADING}[method]
     model = on.net().to(device, memory_format=layout)
     near = {} if cls in (HESSO, HESSOCRIC, AdaHSPG) else {"epsilon": EPSILON[base]}
     optimizer = on.wrapped(cls, model, BASES[base], **near, **options)
@@ -164,6 +193,12 @@ def run(method, base, device, steps=9, layout=torch.contiguous_format, silent=()
             buffer.seek(0)
             optimizer = on.wrapped(cls, model, BASES[base], **near, **options)
             optimizer.load_state_dict(torch.load(buffer, weights_only=True))
+        if exchanged and step in (3, 5):
+            old = [one.data for one in model.parameters()]
+            EXCHANGED[exchanged](model)
+            for before, one in zip(old, model.parameters(), strict=True):
+                if before.data_ptr() != one.data_ptr():
+                    before.fill_(torch.nan)
         on.give_gradients(model, step)
         for name, parameter in model.named_parameters():
             if name in silent and step % 3 == 1:
@@ -212,7 +247,7 @@ def test_a_run_is_the_same_as_without_kernels(method, monkeypatch):
     assert optimizer.gone.any()
     if method in ("hspg", "dhspg"):
         assert isinstance(optimizer._motion, GpuMotion)
-        assert method == "dhspg" or (optimizer._motion._tables and optimizer._motion._pressed)
+        assert optimizer._motion._tables
 
 
 @pytest.mark.parametrize("base", [base for base in BASES if base != "momentum"])
@@ -230,3 +265,28 @@ def test_so_it_is_in_odd_cases(method, case, monkeypatch):
         "reloaded": {"reload": 4},
     }
     assert_as_without_kernels(monkeypatch, method, "momentum", steps=6, **options[case])
+
+
+@pytest.mark.parametrize("exchanged", EXCHANGED)
+@pytest.mark.parametrize(
+    ("method", "base"),
+    [*((method, "momentum") for method in {**METHODS, **FADING}), ("hspg", "adamw"), ("dhspg", "adamw")],
+)
+def test_the_memory_of_parameters_may_be_exchanged(method, base, exchanged, monkeypatch):
+    """While groups fade, too: what was there before is neither read nor written any more."""
+    steps = 5 if method in FADING else 7
+    assert_as_without_kernels(monkeypatch, method, base, steps=steps, exchanged=exchanged)
+
+
+def test_gradients_come_and_go_without_new_tables(monkeypatch):
+    model = on.net().to(DEVICE)
+    optimizer = on.wrapped(HSPG, model, "momentum", start_step=100, penalty=0.02)
+    made = []
+    init = gpu.Table.__init__
+    monkeypatch.setattr(gpu.Table, "__init__", lambda self, items: made.append(len(items)) or init(self, items))
+    for step in range(6):
+        on.give_gradients(model, step)
+        if step % 2:
+            model.conv1.weight.grad = None
+        optimizer.step()
+    assert len(made) == 1

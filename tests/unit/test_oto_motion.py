@@ -15,10 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reference_impls.oto import DHSPG, HSPG, compiled
+from reference_impls.oto import DHSPG, HESSO, HSPG, AdaHSPG, compiled
 from reference_impls.oto.layout import in_rows
 from reference_impls.oto.motion import Memory, Motion
-from reference_impls.oto.rows import Lines
+from reference_impls.oto.rows import Fills, Lines
 
 BASES = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05),
@@ -274,6 +274,49 @@ def test_rows_that_lie_in_pieces_are_none():
     assert np.array_equal(np.sort(last), np.sort(rows))
     assert compiled.as_rows(torch.randn(4, 6).t()) is None
     assert compiled.as_rows(image[:, :2]) is None
+
+
+def test_a_layout_may_change_where_it_lies():
+    """The same address, other strides."""
+    weight = torch.nn.Parameter(torch.randn(4, 4))
+    fills = Fills([(weight, 0, torch.tensor([1, 3]))])
+    weight.data = weight.data.t()
+    fills.run()
+    assert not weight[[1, 3]].any()
+    assert weight[[0, 2]].all()
+
+    optimizer, motion, _ = stepped("momentum", 3, 1.0)
+    assert all(motion._flat(number) is not None for number in motion._matrices if motion._rows[number] is not None)
+    for parameter in optimizer.rows.parameters:
+        if parameter.ndim == 4:
+            last = torch.empty(parameter.shape).to(memory_format=torch.channels_last).stride()
+            parameter.data = parameter.data.as_strided(parameter.shape, last)
+    lines, found = motion.lines, motion.products()
+    torch.testing.assert_close(lines.total(found.new), lines.gather(lines.squares(lines.tensors())))
+
+
+@pytest.mark.parametrize("method", [HSPG, DHSPG, HESSO, AdaHSPG])
+@pytest.mark.parametrize("base", ["sgd", "momentum", "adamw"])
+def test_the_memory_of_parameters_may_be_exchanged(method, base):
+    options = {
+        HSPG: {"start_step": 2, "penalty": 0.02, "epsilon": 0.98},
+        DHSPG: {"start_step": 2, "penalty": 0.3, "epsilon": 0.98},
+        HESSO: {"start_step": 2, "pruning_steps": 8, "periods": 2},
+        AdaHSPG: {"phase_steps": 3, "epsilon": 0.5, "penalty": 0.01},
+    }
+    results = []
+    for exchanged in (False, True):
+        model = on.net()
+        optimizer = on.wrapped(method, model, BASES[base], **options[method])
+        on.train(model, optimizer, 5)
+        for parameter in model.parameters():
+            if exchanged:
+                old, parameter.data = parameter.data, parameter.data.clone()
+                old.fill_(torch.nan)
+        on.train(model, optimizer, 4, start=5)
+        results.append((on.state_of(model), optimizer.zero_groups.tolist()))
+    assert results[0][1] == results[1][1]
+    assert on.same(results[0][0], results[1][0])
 
 
 class Wrapped(torch.Tensor):
