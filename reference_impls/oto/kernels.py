@@ -88,11 +88,12 @@ def combine(
         start = tl.load(rows + item) * length
         x = at.to(tl.pointer_type(TYPE)) + start
         other = at_other.to(tl.pointer_type(TYPE)) + start
+        # What is to be zero is not read: that would cost as much as writing it, and it need be no number.
+        needed = tl.where(factor == 0.0, 0, length)
         for begin in range(0, length, BLOCK):
             index = begin + tl.arange(0, BLOCK)
             inside = index < length
-            value = factor * tl.load(x + index, mask=inside, other=0.0).to(SUM)
-            value = tl.where(factor == 0.0, 0.0, value)
+            value = factor * tl.load(x + index, mask=index < needed, other=0.0).to(SUM)
             if TAKEN:
                 value += share * tl.load(other + index, mask=inside, other=0.0).to(SUM)
             tl.store(x + index, value.to(TYPE), mask=inside)

@@ -116,6 +116,27 @@ def test_rows_are_combined(dtype, case):
         torch.testing.assert_close(tensor, wanted.to(dtype).view_as(tensor))
 
 
+@pytest.mark.skipif(DEVICE == "cuda", reason="what is read is seen by the interpreter alone")
+def test_rows_that_become_zero_are_not_read(monkeypatch):
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    read, load = [], InterpreterBuilder.create_masked_load
+
+    def spied(self, addresses, mask, *rest):
+        if mask.data.size > 1:  # not addresses and factors
+            read.append(int(mask.data.sum()))
+        return load(self, addresses, mask, *rest)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_masked_load", spied)
+    found, rows, table = tensors(torch.float32)
+    table.combine(torch.zeros(9))
+    assert read
+    assert not sum(read)
+    assert not any(tensor[torch.from_numpy(line)].any() for tensor, line in zip(found, rows, strict=True))
+    table.combine(torch.full((9,), 0.5))
+    assert sum(read) == 3 * 12 + 4 + 2 * 700
+
+
 def test_layouts_that_are_no_rows():
     image = torch.randn(4, 3, 2, 2)
     last = image.to(memory_format=torch.channels_last)
