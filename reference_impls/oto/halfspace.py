@@ -136,7 +136,13 @@ class HalfSpace(SparseOptimizer):
         signs = {key: -1 if group.get("maximize", False) else 1 for key, group in held.items()}
         decays = {key: group["weight_decay"] for key, group in held.items() if adds_decay(self.base, group)}
         done = motion.press(coefficient, signs, decays)
-        terms = self._terms(coefficient, decays) if done != held.keys() else []
+        rest = [
+            number
+            for key, numbers in self._numbers.items()
+            if key in held and key not in done and self.rows.members[numbers[0]].tensor.grad is not None
+            for number in numbers
+        ]
+        terms = self._terms(coefficient, decays, rest) if rest else {}
         for group in self.param_groups:
             for tensor in group["params"]:
                 key = id(tensor)
@@ -156,14 +162,15 @@ class HalfSpace(SparseOptimizer):
             for group, decay in added:
                 group["weight_decay"] = decay
 
-    def _terms(self, coefficient: torch.Tensor, decays: dict[int, float]) -> list[torch.Tensor]:
-        """For each member what its gradient gets of x: the first of a parameter with the decay, by the tensor's id."""
+    def _terms(self, coefficient: torch.Tensor, decays: dict[int, float], wanted: list[int]) -> dict[int, torch.Tensor]:
+        """For some members what their gradients get of x: the first of a parameter with the decay, by its id."""
         firsts = {numbers[0] for numbers in self._numbers.values()}
         plus = [
             float(decays.get(id(member.tensor), 0)) if number in firsts else 0.0
             for number, member in enumerate(self.rows.members)
         ]
-        return self.rows.spread(coefficient, plus=self.rows.shared(plus))
+        line, decay = self.rows.line_of(coefficient), self.rows.shared(plus)
+        return self.rows.shaped(line + decay if isinstance(decay, torch.Tensor) or decay else line, wanted)
 
     # -- state ---------------------------------------------------------------------------------
 

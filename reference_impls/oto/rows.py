@@ -167,10 +167,15 @@ class Lines:
             line = line * times
         if isinstance(plus, torch.Tensor) or plus:
             line = line + plus
-        return [
-            part.view(shape) if part.dtype is member.tensor.dtype else part.to(member.tensor.dtype).view(shape)
-            for member, part, shape in zip(self.members, torch.split(line, self.sizes), self._shapes, strict=True)
-        ]
+        return list(self.shaped(line, range(len(self.members))).values())
+
+    def shaped(self, line: torch.Tensor, wanted: Iterable[int]) -> dict[int, torch.Tensor]:
+        """Of a long line the parts of some members, by their numbers, each as in `spread`."""
+        parts, found = torch.split(line, self.sizes), {}
+        for number in wanted:
+            part, dtype, shape = parts[number], self.members[number].tensor.dtype, self._shapes[number]
+            found[number] = part.view(shape) if part.dtype is dtype else part.to(dtype).view(shape)
+        return found
 
     def tensors(self) -> list[torch.Tensor]:
         """The members' own."""

@@ -15,7 +15,7 @@ import torch
 from reference_impls.oto import DHSPG, HESSO, HESSOCRIC, HSPG, AdaHSPG, Cycles, gpu
 from reference_impls.oto.gpu_motion import GpuMotion
 from reference_impls.oto.layout import in_rows
-from reference_impls.oto.rows import Fills, Scales
+from reference_impls.oto.rows import Fills, Lines, Scales
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if not gpu.usable(torch.device(DEVICE)):
@@ -311,3 +311,17 @@ def test_gradients_come_and_go_without_new_tables(monkeypatch):
             model.conv1.weight.grad = None
         optimizer.step()
     assert len(made) == 1
+
+
+def test_what_the_kernels_have_pressed_is_not_made_ready_again(monkeypatch):
+    """fc.weight is no member's. A gradient that is no rows is left to torch, and it alone."""
+    model = on.net().to(DEVICE)
+    optimizer = on.wrapped(HSPG, model, "momentum", start_step=100, penalty=0.02)
+    asked, shaped = [], Lines.shaped
+    monkeypatch.setattr(Lines, "shaped", lambda self, line, some: asked.append([*some]) or shaped(self, line, some))
+    on.train(model, optimizer, 2)
+    assert not asked
+    on.give_gradients(model, 2)
+    model.conv1.weight.grad = model.conv1.weight.grad.contiguous(memory_format=torch.channels_last)
+    optimizer.step()
+    assert [[optimizer.rows.members[number].name for number in some] for some in asked] == [["conv1.weight"]]
