@@ -61,13 +61,14 @@ class Stepping:
         for group in self.base.param_groups:
             if group["nesterov"]:
                 continue
+            rate = float(group["lr"])  # a tensor on a GPU is waited for: once
             for tensor in group["params"]:
                 if tensor.grad is None:
                     continue
                 if group["momentum"]:
-                    found[id(tensor)] = None, float(group["lr"])
+                    found[id(tensor)] = None, rate
                 elif not group["maximize"] and (penalised or not group["weight_decay"]):
-                    found[id(tensor)] = tensor.grad, float(group["lr"])
+                    found[id(tensor)] = tensor.grad, rate
         return found
 
     def buffer(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -77,14 +78,16 @@ class Stepping:
 
     def rates(self, members: Sequence[Member]) -> tuple[list[float], list[float]]:
         """For each member its lr, and its decoupled weight decay; 0 where the base does not move it."""
-        held = self.group_of()
-        rates, decays = [], []
-        for member in members:
-            group = held.get(id(member.tensor))
-            rates.append(0.0 if group is None else float(group["lr"]))
-            moves = group is not None and member.tensor.grad is not None and decoupled(group) and rates[-1]
-            decays.append(float(group.get("weight_decay", 0)) if group is not None and moves else 0.0)
-        return rates, decays
+        held: dict[int, tuple[float, float]] = {}
+        for group in self.base.param_groups:
+            rate = float(group["lr"])
+            decay = float(group.get("weight_decay", 0)) if rate and decoupled(group) else 0.0
+            held.update(dict.fromkeys(map(id, group["params"]), (rate, decay)))
+        found = [held.get(id(member.tensor), (0.0, 0.0)) for member in members]
+        decays = [
+            decay if member.tensor.grad is not None else 0.0 for member, (_, decay) in zip(members, found, strict=True)
+        ]
+        return [rate for rate, _ in found], decays
 
     # -- making it -------------------------------------------------------------------------------
 

@@ -121,6 +121,33 @@ def test_other_bases_step_themselves(base):
     assert not optimizer.stepping.usable
 
 
+class Asked(torch.Tensor):
+    """A learning rate that counts how often it is read: on a GPU each time waits for it."""
+
+    count = 0
+
+    def __float__(self):
+        Asked.count += 1
+        return self.item()
+
+
+@pytest.mark.parametrize("base", [lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9), torch.optim.AdamW])
+def test_a_learning_rate_is_read_once_a_param_group(base):
+    model = on.net()
+    optimizer = on.wrapped(DHSPG, model, lambda p: base(p, lr=0.01), start_step=0, penalty=0.1)
+    on.train(model, optimizer, 2)
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(0.01).as_subclass(Asked)
+    members = optimizer.rows.members
+    Asked.count = 0
+    rates, _ = optimizer.stepping.rates(members)
+    assert Asked.count == 1
+    assert rates == pytest.approx([0.01] * len(members))
+    shifts = optimizer.stepping.shifts()
+    assert Asked.count <= 2
+    assert all(rate == pytest.approx(0.01) for _, rate in shifts.values())
+
+
 def test_a_base_with_hooks_steps_itself():
     optimizer, fitting = usable("momentum")
     assert fitting
