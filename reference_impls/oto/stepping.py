@@ -13,9 +13,11 @@ from torch.optim.sgd import sgd
 from reference_impls.oto.motion import Bound
 from reference_impls.oto.rows import Member
 
+_CPU = torch.device("cpu")
+
 
 class Stepping:
-    """Steps for SGD, and on a CPU for Adam and AdamW: a base that was told nothing runs one operation after another.
+    """Steps for SGD, Adam and AdamW: a base that was told nothing runs one operation after another.
 
     torch's fused kernels round differently; a base made with fused=False is stepped to its own bits. A parameter must
     have what the base remembers of it, so that its first step is the base's own. What cannot be stepped here the base
@@ -31,9 +33,7 @@ class Stepping:
         # Hooks on the base would see a step of a few parameters.
         hooks = self.base._optimizer_step_pre_hooks or self.base._optimizer_step_post_hooks
         known = type(self.base) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
-        # Adam's fused kernel on a GPU wants its counts of steps there, where another base does not have them.
-        devices = ("cpu", "cuda") if type(self.base) is torch.optim.SGD else ("cpu",)
-        return known and not hooks and all(_plain(group, devices) for group in self.base.param_groups)
+        return known and not hooks and all(_plain(group) for group in self.base.param_groups)
 
     def step(self) -> None:
         """One step of all parameters."""
@@ -92,12 +92,24 @@ class Stepping:
     # -- making it -------------------------------------------------------------------------------
 
     def _fitting(self, group: dict[str, Any]) -> list[torch.Tensor]:
-        names = _names(group)
-        return [tensor for tensor in group["params"] if _dense(tensor) and self._remembered(tensor, names)]
+        names, counted = _names(group), "betas" in group
+        return [
+            tensor for tensor in group["params"] if _dense(tensor) and self._remembered(tensor, names, counted=counted)
+        ]
 
-    def _remembered(self, tensor: torch.Tensor, names: list[str]) -> bool:
+    def _remembered(self, tensor: torch.Tensor, names: list[str], *, counted: bool) -> bool:
         held = self.base.state.get(tensor, {})
-        return all(isinstance(value := held.get(name), torch.Tensor) and value.is_contiguous() for name in names)
+        if counted and not (
+            isinstance(held.get("step"), torch.Tensor) and held["step"].device in (_CPU, tensor.device)
+        ):
+            return False
+        return all(
+            isinstance(value := held.get(name), torch.Tensor)
+            and value.is_contiguous()
+            and value.dtype is tensor.dtype
+            and value.device == tensor.device
+            for name in names
+        )
 
     def _step(self, group: dict[str, Any], tensors: list[torch.Tensor]) -> None:
         """torch's own function, with the hyperparameters of one param_group."""
@@ -105,17 +117,56 @@ class Stepping:
         state = {name: [one[name] for one in held] for name in _names(group)}
         own = ["momentum", "dampening", "nesterov"] if "momentum" in group else ["amsgrad", "eps"]
         given = {name: group[name] for name in ("lr", "weight_decay", "maximize", *own)}
-        given |= {"foreach": False, "fused": group.get("fused") is not False}
+        fused = group.get("fused") is not False
         values = [tensor.detach() for tensor in tensors]
         slopes = [tensor.grad for tensor in tensors if tensor.grad is not None]
         if "momentum" in group:
             buffers: list[Any] = state.get("momentum_buffer") or [None] * len(tensors)
-            sgd(values, slopes, buffers, **given)
+            sgd(values, slopes, buffers, foreach=False, fused=fused, **given)
             return
         given["beta1"], given["beta2"] = group["betas"]
-        given["decoupled_weight_decay"] = decoupled(group)
         most, counts = state.get("max_exp_avg_sq", []), [one["step"] for one in held]
-        adam(values, slopes, state["exp_avg"], state["exp_avg_sq"], most, counts, **given)
+        lists = values, slopes, state["exp_avg"], state["exp_avg_sq"], most
+        if fused:
+            fused_adam(lists, counts, decays=decoupled(group), given=given)
+        else:
+            adam(*lists, counts, foreach=False, fused=False, decoupled_weight_decay=decoupled(group), **given)
+
+
+def fused_adam(
+    lists: Sequence[list[torch.Tensor]], counts: list[torch.Tensor], *, decays: bool, given: dict[str, Any]
+) -> None:
+    """A step of Adam, or of AdamW where weight decay shrinks parameters directly, by torch's kernel.
+
+    lists are parameters, gradients, exp_avg, exp_avg_sq and max_exp_avg_sq (none without amsgrad). The kernel reads
+    counts of steps where the parameters are; a base that was told nothing keeps them on the CPU. Those advance there,
+    and one number is sent for all that have the same.
+    """
+    torch._foreach_add_(counts, 1)
+    alike: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for place, tensor in enumerate(lists[0]):
+        alike.setdefault((tensor.device, tensor.dtype), []).append(place)
+    kernel: Any = torch._fused_adamw_ if decays else torch._fused_adam_
+    for (device, _), places in alike.items():
+        picked = [[some[place] for place in places] if some else [] for some in (*lists, counts)]
+        kernel(*picked[:-1], _counts_on(device, picked[-1]), **given)
+
+
+def _counts_on(device: torch.device, counts: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Counts of steps as the kernel reads them: themselves where they are there, else one tensor for equal ones."""
+    apart = [place for place, count in enumerate(counts) if _elsewhere(count, device)]
+    if not apart:
+        return counts
+    found, made = list(counts), dict[float, torch.Tensor]()
+    for place, number in zip(apart, torch.stack([counts[place] for place in apart]).tolist(), strict=True):
+        if number not in made:
+            made[number] = torch.full((), number, dtype=torch.float32, device=device)
+        found[place] = made[number]
+    return found
+
+
+def _elsewhere(count: torch.Tensor, device: torch.device) -> bool:
+    return count.device != device
 
 
 @contextlib.contextmanager
@@ -149,12 +200,12 @@ def adds_decay(base: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
     return known and not decoupled(group) and group["weight_decay"] != 0
 
 
-def _plain(group: dict[str, Any], devices: tuple[str, ...]) -> bool:
-    """Whether a group is on these devices, nothing was said of how it is stepped, and its numbers are at hand."""
+def _plain(group: dict[str, Any]) -> bool:
+    """Whether a group is on a CPU or a GPU, nothing was said of how it is stepped, and its numbers are at hand."""
     if any(group.get(name) for name in ("foreach", "capturable", "differentiable")):
         return False
     numbers = all(isinstance(value, float | int) for value in (group["lr"], *group.get("betas", ())))
-    return numbers and all(tensor.device.type in devices for tensor in group["params"])
+    return numbers and all(tensor.device.type in ("cpu", "cuda") for tensor in group["params"])
 
 
 def _dense(tensor: torch.Tensor) -> bool:

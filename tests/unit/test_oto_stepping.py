@@ -6,7 +6,7 @@ import oto_nets as on
 import pytest
 import torch
 
-from reference_impls.oto import DHSPG, HESSO, HSPG
+from reference_impls.oto import DHSPG, HESSO, HSPG, stepping
 from reference_impls.oto.stepping import Stepping
 
 BASES = {
@@ -119,6 +119,58 @@ def test_other_bases_step_themselves(base):
     optimizer = on.wrapped(HSPG, model, base, start_step=0)
     on.train(model, optimizer, 2)
     assert not optimizer.stepping.usable
+
+
+@pytest.mark.parametrize("base", ["adam", "adamw", "amsgrad"])
+def test_counts_are_sent_to_where_the_parameters_are(base, monkeypatch):
+    """As for parameters on a GPU whose base keeps its counts on the CPU: the same kernel, the same bits."""
+    made, full = [], torch.full
+    silent = ("conv1.weight", "norm2.bias")  # two counts that differ from the others'
+    wanted = run("hspg", base, silent=silent)
+    monkeypatch.setattr(stepping, "_elsewhere", lambda count, device: True)
+    monkeypatch.setattr(torch, "full", lambda *args, **told: made.append(args[1]) or full(*args, **told))
+    found = run("hspg", base, silent=silent)
+    assert found[1] == wanted[1]
+    for one, other in ((found[0], wanted[0]), (found[2], wanted[2])):
+        assert on.same(one, other)
+    assert 9 < len([number for number in made if number >= 1]) <= 2 * 9  # after the first step one or two each
+
+
+@pytest.mark.parametrize("base", ["adam", "adamw", "amsgrad"])
+def test_the_kernel_is_called_as_torch_calls_it(base):
+    def prepared():
+        torch.manual_seed(0)
+        some = [torch.randn(6, 3), torch.randn(5, dtype=torch.float64), torch.randn(4, 2)]
+        parameters = [torch.nn.Parameter(one) for one in some]
+        optimizer = BASES[base](parameters)
+        for step in range(3):
+            for number, parameter in enumerate(parameters):
+                parameter.grad = None if number == step else torch.full_like(parameter, 0.1 * step - 0.3 * number)
+            optimizer.step()
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        return parameters, optimizer
+
+    parameters, optimizer = prepared()
+    (group,) = optimizer.param_groups
+    Stepping(optimizer)._step(group, parameters)
+    others, other = prepared()
+    other.param_groups[0]["fused"] = True
+    other.step()
+    for one, twin in zip(parameters, others, strict=True):
+        assert torch.equal(one, twin)
+        assert on.same(optimizer.state[one], other.state[twin])
+
+
+@pytest.mark.parametrize("key", ["exp_avg", "step"])
+def test_state_of_another_sort_is_left_to_the_base(key):
+    optimizer, fitting = usable("adamw")
+    (group,) = optimizer.param_groups
+    parameter = group["params"][0]
+    assert id(parameter) in fitting
+    held = optimizer.state[parameter]
+    held[key] = held[key].to("meta")
+    assert not any(one is parameter for one in optimizer.stepping._fitting(group))
 
 
 class Asked(torch.Tensor):
