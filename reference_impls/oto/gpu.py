@@ -8,7 +8,6 @@ tensor.
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import os
 import warnings
@@ -20,13 +19,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from reference_impls.oto.layout import Place, in_rows
+from reference_impls.oto.layout import FLOATS, Place, in_rows
 
-kernels: Any
+kernels: Any = None
+_missing = ""
 try:
     from reference_impls.oto import kernels
-except ImportError:  # no CUDA, or a platform that Triton does not know
-    kernels = None
+except Exception as error:  # noqa: BLE001 - no Triton, or one that cannot be used here: the CPU needs none
+    _missing = f"Triton cannot be imported: {type(error).__name__}: {error}"
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton runs kernels as Python then, on tensors of the CPU: for tests."""
@@ -36,38 +36,64 @@ _BLOCK, _WARPS = 512, 2
 Numbers = npt.NDArray[np.int64]
 
 
-def usable(device: torch.device) -> bool:
-    """Whether rows of tensors there are for these kernels."""
-    return kernels is not None and (device.type == "cuda" or _INTERPRETED) and _works(device)
+_works: dict[tuple[torch.device, torch.dtype], bool] = {}
+"""What was tried, and whether it did."""
 
 
-@functools.cache
-def _works(device: torch.device) -> bool:
-    """Whether the kernels find there what torch finds: asked once, as Triton needs a C compiler and a GPU it knows."""
+def usable(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether rows of tensors there are for these kernels: tried once, as Triton needs a compiler and a GPU it knows.
+
+    Rows asks first, when an optimizer is made. A trial that fails because the GPU does (out of memory, a fault before
+    it) says nothing of the kernels: the error is raised, and whoever asks next tries again. Processes that train
+    together need not find the same: they agree on what is decided, not on the way to it.
+    """
+    if dtype not in FLOATS or not (device.type == "cuda" or (_INTERPRETED and kernels is not None)):
+        return False
+    key = device, dtype
+    if key not in _works:
+        wrong = _missing or _tried(device, dtype)
+        _works[key] = not wrong  # before the warning, which may be an error
+        if wrong:
+            warnings.warn(f"rows of {dtype} on {device} are left to torch, which is slower: {wrong}", stacklevel=2)
+    return _works[key]
+
+
+def _tried(device: torch.device, dtype: torch.dtype) -> str:
+    """What is wrong there, or nothing."""
     try:
-        wrong = _trial(device)
-    except Exception as error:  # noqa: BLE001 - whatever Triton raises, torch's own operations can do the same work
-        wrong = f"{type(error).__name__}: {error}"
-    if wrong:
-        warnings.warn(f"rows on {device} are left to torch, which is slower: {wrong}", stacklevel=3)
-    return not wrong
+        return _trial(device, dtype)
+    except Exception as error:
+        if _of_the_device(error):
+            raise
+        # Whatever Triton raises, torch's own operations can do the same work.
+        return f"{type(error).__name__}: {error}"
 
 
-def _trial(device: torch.device) -> str:
-    """Both kernels on a few rows; what is wrong with the results, or nothing."""
-    x = torch.arange(1.0, 13.0, device=device).view(3, 4)
-    step, rows = 0.5 * x.flip(0), np.array([0, 2])
+def _of_the_device(error: Exception) -> bool:
+    """Whether it is the GPU that fails; Triton gives the driver's words in a RuntimeError."""
+    known = isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError)
+    return known or any(words in str(error) for words in ("out of memory", "illegal memory access", "launch failure"))
+
+
+def _trial(device: torch.device, dtype: torch.dtype) -> str:
+    """All kernels on a few rows, some longer than a block; what is wrong with the results, or nothing."""
+    sums = torch.float64 if dtype is torch.float64 else torch.float32
+    rows, size = np.array([0, 2]), _BLOCK + 3
+    x = (torch.arange(3 * size, dtype=torch.float32).remainder(7) - 3).view(3, size).to(device, dtype)
+    step, picked = 0.5 * x.flip(0), x[[0, 2]].to(sums)
+    moved = step[[0, 2]].to(sums)
     table = Table([Item(x, rows, np.arange(2))])
-    found, kept, taken = (torch.zeros(size, 2, device=device) for size in (3, 1, 1))
-    kept += torch.tensor([1.0, 0.5], device=device)
-    taken -= 0.25
-    picked, moved = x[[0, 2]], step[[0, 2]]
-    wanted = torch.stack([(one * other).sum(1) for one, other in ((picked, picked), (picked, moved), (moved, moved))])
-    combined = kept.T * picked + taken.T * moved
+    found = torch.zeros(3, 2, dtype=sums, device=device)
     table.products([step], [False], found)
-    table.combine(kept, taken, [step])
-    right = torch.allclose(found, wanted) and torch.allclose(x[[0, 2]], combined) and float(x[1].sum()) == 26
-    return "" if right else "Triton's kernels give other numbers there than torch does"
+    wanted = torch.stack([(one * other).sum(1) for one, other in ((picked, picked), (picked, moved), (moved, moved))])
+    right = [torch.allclose(found, wanted)]
+    kept, taken = (torch.tensor(one, dtype=sums, device=device) for one in ([1.0, 0.5], [-0.25, 0.5]))
+    for one, other in ((kept, taken), (kept, None), (None, taken)):
+        into = x.clone()
+        table.combine(one, other, [step], into=[into])
+        combined = (1 if one is None else one[:, None]) * picked + (0 if other is None else other[:, None]) * moved
+        right += [torch.allclose(into[[0, 2]], combined.to(dtype)), torch.equal(into[1], x[1])]
+    return "" if all(right) else "Triton's kernels give other numbers there than torch does"
 
 
 @dataclass(frozen=True)
@@ -171,7 +197,7 @@ def tables(places: Sequence[Place]) -> tuple[list[Table], list[Place]]:
     found: dict[tuple[torch.device, torch.dtype], list[Item]] = {}
     rest: list[Place] = []
     for tensor, dim, positions in places:
-        if dim or not usable(tensor.device) or not in_rows(tensor):
+        if dim or not usable(tensor.device, tensor.dtype) or not in_rows(tensor):
             rest.append((tensor, dim, positions.to(tensor.device)))
             continue
         items = found.setdefault((tensor.device, tensor.dtype), [])

@@ -12,7 +12,7 @@ import torch
 from reference_impls.oto import gpu
 from reference_impls.oto.layout import Seen, in_rows, seen
 from reference_impls.oto.motion import Figures, Memory, Motion, Products
-from reference_impls.oto.rows import Lines
+from reference_impls.oto.rows import Lines, Member
 
 Flags = npt.NDArray[np.bool_]
 
@@ -21,7 +21,8 @@ def motion_over(lines: Lines, memory: Memory, flags: Flags | None = None) -> Mot
     """What steps do to members of groups that are flagged, or of all, by what the device has for it."""
     if flags is None:
         flags = np.arange(lines.count + 1) > 0
-    if gpu.usable(lines.device):
+    kinds = {(member.tensor.device, member.tensor.dtype) for member in lines.members}
+    if any(gpu.usable(device, dtype) for device, dtype in kinds):
         return GpuMotion(lines, flags, memory)
     return Motion(lines.with_groups(flags), memory)
 
@@ -127,8 +128,14 @@ class Pairs:
             tensor = member.tensor
             now = seen(tensor), None if other is None else seen(other)
             if now != self._seen[number]:
-                here = member.dim == 0 and tensor.device == self._device and tensor.shape[0] == member.groups.size
                 self._seen[number], changed = now, True
-                self.kinds[number] = tensor.dtype if here and in_rows(tensor) else None
-                self._fits[number] = here and other is not None and in_rows(tensor, other)
+                known = self._taken(member)
+                self.kinds[number] = member.tensor.dtype if known else None
+                self._fits[number] = known and other is not None and in_rows(tensor, other)
         return self._fits.copy(), changed
+
+    def _taken(self, member: Member) -> bool:
+        """Whether the member itself is rows, as they were when its groups were numbered."""
+        tensor = member.tensor
+        here = member.dim == 0 and tensor.device == self._device and tensor.shape[0] == member.groups.size
+        return here and gpu.usable(tensor.device, tensor.dtype) and in_rows(tensor)

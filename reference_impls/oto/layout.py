@@ -7,7 +7,7 @@ import torch
 Place = tuple[torch.Tensor, int, torch.Tensor]
 """A tensor, one of its dimensions, and positions in it (int64, on the tensor's device)."""
 
-_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _IMAGES = 4
 """Dimensions of a tensor that can have its channels last."""
 
@@ -36,7 +36,7 @@ def in_rows(*tensors: torch.Tensor) -> bool:
     A row is a position in dimension 0. Tensors that only stand for memory elsewhere (DTensor, quantised wrappers, the
     meta device) have no rows, whatever their strides say.
     """
-    if tensors[0].dtype not in _FLOATS or any(one.dtype is not tensors[0].dtype for one in tensors):
+    if tensors[0].dtype not in FLOATS or any(one.dtype is not tensors[0].dtype for one in tensors):
         return False
     if not all(plain(one) and (one.data_ptr() or not one.numel()) for one in tensors):
         return False

@@ -280,6 +280,8 @@ class Rows(Lines):
         device = next(iter(units.tensors.values())).device if units.tensors else torch.device("cpu")
         super().__init__(members, units.count, torch.float64 if wide else torch.float32, device)
         self.parameters = list({id(member.tensor): member.tensor for member in members}.values())
+        for place, dtype in {(tensor.device, tensor.dtype): None for tensor in units.tensors.values()}:
+            gpu.usable(place, dtype)  # tried now rather than in the middle of a run
 
     def norms(self) -> torch.Tensor:
         """Euclidean norm of each group's vector."""

@@ -45,6 +45,27 @@ def test_interpreted_kernels():
     assert " passed" in done.stdout
 
 
+def test_a_triton_that_cannot_be_imported_is_no_matter_on_a_cpu():
+    """Whatever it raises; on a GPU it is said, once, that torch does the work."""
+    code = (
+        "import sys, types, warnings, torch\n"
+        "class Broken:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'reference_impls.oto.kernels': raise OSError('libcuda.so is broken')\n"
+        "sys.meta_path.insert(0, Broken())\n"
+        "from reference_impls.oto import gpu\n"
+        "warnings.simplefilter('error')\n"
+        "assert not gpu.usable(torch.device('cpu'), torch.float32)\n"
+        "warnings.simplefilter('always')\n"
+        "for _ in range(2): assert not gpu.usable(torch.device('cuda', 0), torch.float32)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=KERNELS.parents[2], check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("libcuda.so is broken") == 1
+
+
 COMBINED = [{"KEPT": True, "TAKEN": True}, {"KEPT": True, "TAKEN": False}, {"KEPT": False, "TAKEN": True}]
 
 
