@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from conformance.errors import UsageError
 from reference_impls.oto.layout import FLOATS, Place, in_rows
 
 kernels: Any = None
@@ -185,6 +186,13 @@ class Table:
             TAKEN=taken is not None,
             SUM=kernels.TYPES[line.dtype],
         )
+
+
+def not_captured() -> None:
+    """Raise UsageError inside the capture of a CUDA graph: a replay would repeat one step's choices and addresses."""
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if started and torch.cuda.is_current_stream_capturing():
+        raise UsageError("a sparse optimizer's step cannot be captured in a CUDA graph: capture forward and backward")
 
 
 def sent(line: torch.Tensor, device: torch.device) -> torch.Tensor:

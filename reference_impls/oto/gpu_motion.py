@@ -45,6 +45,7 @@ class GpuMotion(Motion):
 
     def _arranged(self) -> list[torch.Tensor | None]:
         """Of each member that the kernels can take what moved it or its copy; None of those left to Motion."""
+        gpu.not_captured()
         steps = [self._whole_step(number) if copy is None else copy for number, copy in enumerate(self._copies)]
         fits, changed = self._moved.fits(steps)
         if changed:

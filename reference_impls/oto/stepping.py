@@ -10,6 +10,7 @@ import torch
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+from reference_impls.oto import gpu
 from reference_impls.oto.motion import Bound
 from reference_impls.oto.rows import Member
 
@@ -36,7 +37,8 @@ class Stepping:
         return known and not hooks and all(_plain(group) for group in self.base.param_groups)
 
     def step(self) -> None:
-        """One step of all parameters."""
+        """One step of all parameters. Raises UsageError while a CUDA graph is captured."""
+        gpu.not_captured()
         fitting = [(group, self._fitting(group)) for group in self.base.param_groups] if self.usable else []
         with _hidden([tensor for _, tensors in fitting for tensor in tensors]):
             self.base.step()

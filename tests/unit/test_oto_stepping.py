@@ -6,6 +6,7 @@ import oto_nets as on
 import pytest
 import torch
 
+from conformance.errors import UsageError
 from reference_impls.oto import DHSPG, HESSO, HSPG, stepping
 from reference_impls.oto.stepping import Stepping
 
@@ -215,6 +216,20 @@ def test_what_does_not_lie_in_one_piece_is_left_to_the_base():
     half, fitting = usable("momentum", on.net(dtype=torch.bfloat16))
     assert half.stepping.usable
     assert not fitting
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_is_not_captured(method, monkeypatch):
+    cls, options = METHODS[method]
+    model = on.net()
+    optimizer = on.wrapped(cls, model, "momentum", **options)
+    on.train(model, optimizer, 2)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(UsageError, match="CUDA graph"):
+        on.train(model, optimizer, 1, start=2)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    on.train(model, optimizer, 1, start=2)
 
 
 def test_gradients_are_back_whatever_happens(monkeypatch):
