@@ -8,6 +8,7 @@ segmented sum turns all lines into a figure a group.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -127,9 +128,13 @@ class Lines:
         return torch.cat([one if one.dtype is self.dtype else one.to(self.dtype) for one in lines])
 
     def repeated(self, figures: Sequence[float]) -> torch.Tensor:
-        """One number a member as a long line."""
-        line = np.repeat(np.asarray(figures, dtype=np.float64), self.sizes)
-        return torch.from_numpy(line).to(self.device, self.dtype)
+        """One number a member as a long line. Only these numbers are sent to a GPU, and nothing waits for it."""
+        return gpu.sent(torch.tensor(figures, dtype=self.dtype), self.device).index_select(0, self._owners)
+
+    @functools.cached_property
+    def _owners(self) -> torch.Tensor:
+        """Of each position its member's number."""
+        return torch.from_numpy(np.repeat(np.arange(len(self.sizes)), self.sizes)).to(self.device)
 
     def shared(self, figures: Sequence[float]) -> torch.Tensor | float:
         """One number a member: itself where it is the same for all, else as a long line."""

@@ -319,6 +319,15 @@ def test_the_memory_of_parameters_may_be_exchanged(method, base):
     assert on.same(results[0][0], results[1][0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_number_a_member(dtype):
+    rows = on.wrapped(HSPG, on.net(dtype=dtype), BASES["sgd"], start_step=0).rows
+    figures = [0.1 * number for number in range(len(rows.members))]
+    line = np.repeat(np.asarray(figures), rows.sizes)
+    assert torch.equal(rows.repeated(figures), torch.from_numpy(line).to(dtype))
+    assert torch.equal(Lines([], 3, dtype, rows.device).repeated([]), torch.zeros(0, dtype=dtype))
+
+
 class Wrapped(torch.Tensor):
     """Stands for a tensor whose numbers are elsewhere, as DTensor and quantised wrappers do."""
 
