@@ -34,6 +34,12 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 _BLOCK, _WARPS = 512, 2
 
+_TILE, _COLUMNS = 8, 128
+"""Rows and columns that a program reads at a time."""
+
+_LEAST, _PARTS = 64, 256
+"""Rows that a program adds up at least, and in how many parts rows are added up at most."""
+
 Numbers = npt.NDArray[np.int64]
 
 
@@ -85,15 +91,21 @@ def _trial(device: torch.device, dtype: torch.dtype) -> str:
     moved = step[[0, 2]].to(sums)
     table = Table([Item(x, rows, np.arange(2))])
     found = torch.zeros(3, 2, dtype=sums, device=device)
-    table.products([step], [False], found)
-    wanted = torch.stack([(one * other).sum(1) for one, other in ((picked, picked), (picked, moved), (moved, moved))])
-    right = [torch.allclose(found, wanted)]
+    right = []
     kept, taken = (torch.tensor(one, dtype=sums, device=device) for one in ([1.0, 0.5], [-0.25, 0.5]))
     for one, other in ((kept, taken), (kept, None), (None, taken)):
         into = x.clone()
         table.combine(one, other, [step], into=[into])
         combined = (1 if one is None else one[:, None]) * picked + (0 if other is None else other[:, None]) * moved
         right += [torch.allclose(into[[0, 2]], combined.to(dtype)), torch.equal(into[1], x[1])]
+    for copied, other in ((False, step), (True, x)):
+        at, moves = x.to(sums), torch.zeros_like(x, dtype=sums) if copied else step.to(sums)
+        lines = torch.ones(3, size, dtype=sums, device=device)
+        columns(x, other, copied, lines.unbind())
+        pairs = ((at, at), (at, moves), (moves, moves))
+        right.append(torch.allclose(lines, torch.stack([(one * another).sum(0) for one, another in pairs])))
+        table.products([other], [copied], found)
+        right.append(torch.allclose(found, torch.stack([(one * another).sum(1) for one, another in pairs])[:, [0, 2]]))
     return "" if all(right) else "Triton's kernels give other numbers there than torch does"
 
 
@@ -145,18 +157,21 @@ class Table:
         """<x, x>, <x, moved> and <moved, moved> of every row, into three lines of shape (3, positions).
 
         moved is a row of steps, or that less x for tensors that are flagged in `copied`. Nothing is written for tensors
-        with None among the steps.
+        with None among the steps. Where all steps are copies that are x itself, x alone is read.
         """
+        lying = self._at("x", self.tensors), self._at("step", steps)
+        pairs = zip(copied, *(self._held[name][0] for name in ("x", "step")), strict=True)
         self._launch(
             kernels.products,
-            *(self._at("x", self.tensors), self._at("step", steps), self._sent("copied", [*map(int, copied)])),
+            *(*lying, self._sent("copied", [*map(int, copied)])),
             *(self._lengths, self._which, self._rows, self.places, figures, figures.stride(0)),
+            MOVED=any(step and not (copy and step == x) for copy, x, step in pairs),
             SUM=kernels.TYPES[figures.dtype],
         )
 
     def _launch(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
-        """A program a row. Triton launches on the current device, whatever the tensors are on."""
-        with torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext():
+        """A program a row."""
+        with _on(self.device):
             kernel[(self.count,)](
                 *arguments, **constants, TYPE=kernels.TYPES[self.dtype], BLOCK=_BLOCK, num_warps=_WARPS
             )
@@ -186,6 +201,41 @@ class Table:
             TAKEN=taken is not None,
             SUM=kernels.TYPES[line.dtype],
         )
+
+
+def _on(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Triton launches on the current device, whatever the tensors are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def columns(x: torch.Tensor, step: torch.Tensor, copied: bool, out: Sequence[torch.Tensor]) -> None:
+    """<x, x>, <x, moved> and <moved, moved> at each position of dimension 1, into three lines of shape (positions,).
+
+    x and step are `in_rows` together; moved is step, or where it was copied step less x. Each is read once, without a
+    temporary of its size: parts of the rows are added up side by side, and then the parts, always in the same order.
+    Of a copy that is x itself only x is read.
+    """
+    rows, length = x.shape[0], math.prod(x.shape[1:])
+    moves, each = not (copied and x.data_ptr() == step.data_ptr()), max(_LEAST, -(-rows // _PARTS))
+    parts = max(-(-rows // each), 1)
+    found = torch.empty(3 if moves else 1, parts, length, dtype=out[0].dtype, device=x.device)
+    with _on(x.device):
+        kernels.columns[(-(-length // _COLUMNS), parts)](
+            *(x.detach(), step.detach(), float(copied), rows, length, each, found, parts * length),
+            MOVED=moves,
+            SUM=kernels.TYPES[found.dtype],
+            TILE=_TILE,
+            BLOCK=_COLUMNS,
+        )
+    # Entries of a row that belong to one position lie together, or with channels last behind one another.
+    together = x.is_contiguous()
+    shape = (x.shape[1], -1) if together else (-1, x.shape[1])
+    totals = found.view(len(found), parts, *shape).sum((1, 3) if together else (1, 2))
+    for number, line in enumerate(out):
+        if number < len(totals):
+            line.copy_(totals[number])
+        else:
+            line.zero_()
 
 
 def not_captured() -> None:

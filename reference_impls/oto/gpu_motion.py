@@ -83,6 +83,16 @@ class GpuMotion(Motion):
             table.products([steps[number] for number in numbers], copied, self._figures)
         return super().products()
 
+    def _measure_rows(self, number: int) -> None:
+        """A member's columns without a temporary of its size."""
+        member, copy = self.lines.members[number], self._copies[number]
+        step = self._whole_step(number) if copy is None else copy
+        x = member.tensor
+        if member.dim == 1 and x.shape[1] == member.groups.size and gpu.usable(x.device, x.dtype) and in_rows(x, step):
+            gpu.columns(x, step, copy is not None, self._lines[number])
+        else:
+            super()._measure_rows(number)
+
     def pull(self, figures: torch.Tensor, rates: Figures) -> None:
         """As Motion's; x_old is the copy, or x_new + scale * b."""
         steps = self._arranged()

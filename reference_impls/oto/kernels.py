@@ -30,6 +30,7 @@ def products(
     places,
     figures,
     stride,
+    MOVED: tl.constexpr,
     TYPE: tl.constexpr,
     SUM: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -50,10 +51,11 @@ def products(
             index = begin + tl.arange(0, BLOCK)
             inside = index < length
             one = tl.load(x + index, mask=inside, other=0.0).to(SUM)
-            other = tl.load(step + index, mask=inside, other=0.0).to(SUM) - sign * one
             new += one * one
-            cross += one * other
-            moved += other * other
+            if MOVED:
+                other = tl.load(step + index, mask=inside, other=0.0).to(SUM) - sign * one
+                cross += one * other
+                moved += other * other
         place = figures + tl.load(places + item)
         tl.store(place, tl.sum(new, 0))
         tl.store(place + stride, tl.sum(cross, 0))
@@ -97,3 +99,44 @@ def combine(
             if TAKEN:
                 value += share * tl.load(other + index, mask=inside, other=0.0).to(SUM)
             tl.store(x + index, value.to(TYPE), mask=inside)
+
+
+@triton.jit
+def columns(
+    x,
+    step,
+    sign,
+    rows,
+    length,
+    each,
+    partial,
+    stride,
+    MOVED: tl.constexpr,
+    SUM: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # A program adds up `each` rows of a block of columns; what it finds has a place of its own.
+    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    part = tl.program_id(1)
+    first = part * each
+    end = tl.minimum(first + each, rows)
+    inside = index < length
+    new = tl.zeros((TILE, BLOCK), SUM)
+    cross = tl.zeros((TILE, BLOCK), SUM)
+    moved = tl.zeros((TILE, BLOCK), SUM)
+    for begin in range(first, end, TILE):
+        row = begin + tl.arange(0, TILE)
+        there = (row < end)[:, None] & inside[None, :]
+        at = row.to(tl.int64)[:, None] * length + index[None, :]
+        one = tl.load(x + at, mask=there, other=0.0).to(SUM)
+        new += one * one
+        if MOVED:
+            other = tl.load(step + at, mask=there, other=0.0).to(SUM) - sign * one
+            cross += one * other
+            moved += other * other
+    place = partial + part.to(tl.int64) * length + index
+    tl.store(place, tl.sum(new, 0), mask=inside)
+    if MOVED:
+        tl.store(place + stride, tl.sum(cross, 0), mask=inside)
+        tl.store(place + 2 * stride, tl.sum(moved, 0), mask=inside)

@@ -15,7 +15,7 @@ import torch
 import conformance as pc
 from reference_impls.oto import DHSPG, HESSO, HESSOCRIC, HSPG, OTO, Cycles, gpu
 
-KERNELS = Path(__file__).with_name("test_oto_kernels.py")
+KERNELS = [Path(__file__).with_name(f"test_oto_{name}.py") for name in ("kernels", "columns")]
 METHODS = {
     "hspg": (HSPG, {"start_step": 2, "penalty": 0.02}),
     "dhspg": (DHSPG, {"start_step": 2, "penalty": 0.3}),
@@ -34,11 +34,12 @@ def interpreter_fails():
 
 
 @pytest.mark.skipif(gpu.kernels is None, reason="Triton is not here")
-def test_interpreted_kernels():
+@pytest.mark.parametrize("tests", KERNELS, ids=lambda path: path.stem)
+def test_interpreted_kernels(tests):
     """Every test of them, on tensors of the CPU."""
     if interpreter_fails():
         pytest.skip("this Triton's interpreter does not work with this numpy")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(KERNELS)]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(tests)]
     environ = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
@@ -60,12 +61,13 @@ def test_a_triton_that_cannot_be_imported_is_no_matter_on_a_cpu():
         "for _ in range(2): assert not gpu.usable(torch.device('cuda', 0), torch.float32)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=KERNELS.parents[2], check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=KERNELS[0].parents[2], check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("libcuda.so is broken") == 1
 
 
+MEASURED = [{"MOVED": True}, {"MOVED": False}]
 COMBINED = [{"KEPT": True, "TAKEN": True}, {"KEPT": True, "TAKEN": False}, {"KEPT": False, "TAKEN": True}]
 
 
@@ -81,7 +83,7 @@ def test_kernels_compile_without_a_gpu(dtype, capability):
     line, constants = f"*{'fp64' if sums == 'float64' else 'fp32'}", {"TYPE": dtype, "SUM": sums}
     shared = dict.fromkeys(("xs", "lengths", "which", "rows", "places"), "*i64")
     for kernel, types, options in [
-        (gpu.kernels.products, {"steps": "*i64", "copied": "*i64", "figures": line, "stride": "i64"}, [{}]),
+        (gpu.kernels.products, {"steps": "*i64", "copied": "*i64", "figures": line, "stride": "i64"}, MEASURED),
         (gpu.kernels.combine, {"others": "*i64", "kept": line, "taken": line}, COMBINED),
     ]:
         for option in options:
@@ -91,6 +93,24 @@ def test_kernels_compile_without_a_gpu(dtype, capability):
             signature = {name: known[name] for name in kernel.arg_names}
             source = triton.compiler.ASTSource(kernel, signature=signature, constexprs=given)
             assert triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm["cubin"]
+
+
+@pytest.mark.skipif(gpu.kernels is None, reason="Triton is not here")
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("option", MEASURED, ids=str)
+def test_columns_compile_without_a_gpu(dtype, option):
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    short = {"float32": "fp32", "float64": "fp64", "float16": "fp16", "bfloat16": "bf16"}[dtype]
+    sums = "fp64" if dtype == "float64" else "fp32"
+    given = {"SUM": gpu.kernels.TYPES[torch.float64 if sums == "fp64" else torch.float32], "TILE": 8, "BLOCK": 128}
+    given |= option
+    known = {"x": f"*{short}", "step": f"*{short}", "sign": "fp32", "partial": f"*{sums}"}
+    known |= {**dict.fromkeys(("rows", "length", "each", "stride"), "i32"), **dict.fromkeys(given, "constexpr")}
+    signature = {name: known[name] for name in gpu.kernels.columns.arg_names}
+    source = triton.compiler.ASTSource(gpu.kernels.columns, signature=signature, constexprs=given)
+    assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
 
 
 @cuda
