@@ -16,7 +16,7 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 def plain(tensor: torch.Tensor) -> bool:
     """Whether a tensor's numbers are at its own address."""
-    return type(tensor) in _PLAIN
+    return type(tensor) in _PLAIN and tensor.layout is torch.strided
 
 
 Seen = tuple[int, torch.dtype, tuple[int, ...]]
@@ -27,14 +27,14 @@ def seen(tensor: torch.Tensor) -> Seen:
 
     A parameter stays the same object when its memory is exchanged (`model.to(...)`, `.data = ...`).
     """
-    return tensor.data_ptr() if plain(tensor) else 0, tensor.dtype, tensor.stride()
+    return (tensor.data_ptr(), tensor.dtype, tensor.stride()) if plain(tensor) else (0, tensor.dtype, ())
 
 
 def in_rows(*tensors: torch.Tensor) -> bool:
     """Whether tensors of one shape and dtype have each row in one piece, with its entries in the same order.
 
     A row is a position in dimension 0. Tensors that only stand for memory elsewhere (DTensor, quantised wrappers, the
-    meta device) have no rows, whatever their strides say.
+    meta device) and sparse ones have no rows, whatever their strides say.
     """
     if tensors[0].dtype not in FLOATS or any(one.dtype is not tensors[0].dtype for one in tensors):
         return False
@@ -42,3 +42,8 @@ def in_rows(*tensors: torch.Tensor) -> bool:
         return False
     orders = [torch.contiguous_format] + [torch.channels_last] * (tensors[0].ndim == _IMAGES)
     return any(all(one.is_contiguous(memory_format=order) for one in tensors) for order in orders)
+
+
+def rows_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors are `in_rows` together, of one shape and on one device."""
+    return one.shape == other.shape and one.device == other.device and in_rows(one, other)

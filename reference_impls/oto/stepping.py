@@ -65,7 +65,7 @@ class Stepping:
                 continue
             rate = float(group["lr"])  # a tensor on a GPU is waited for: once
             for tensor in group["params"]:
-                if tensor.grad is None:
+                if tensor.grad is None or tensor.grad.layout is not torch.strided:
                     continue
                 if group["momentum"]:
                     found[id(tensor)] = None, rate

@@ -15,8 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reference_impls.oto import DHSPG, HESSO, HSPG, AdaHSPG, compiled
-from reference_impls.oto.layout import in_rows
+import conformance as pc
+from conformance.method import Budget, Cost, Limits, units
+from reference_impls.oto import DHSPG, HESSO, HSPG, AdaHSPG, Quota, Rows, compiled
+from reference_impls.oto.gpu_motion import motion_over
 from reference_impls.oto.motion import Memory, Motion
 from reference_impls.oto.rows import Fills, Lines
 
@@ -328,29 +330,42 @@ def test_one_number_a_member(dtype):
     assert torch.equal(Lines([], 3, dtype, rows.device).repeated([]), torch.zeros(0, dtype=dtype))
 
 
-class Wrapped(torch.Tensor):
-    """Stands for a tensor whose numbers are elsewhere, as DTensor and quantised wrappers do."""
+class Words(torch.nn.Module):
+    """An embedding whose gradient is sparse."""
 
-    @staticmethod
-    def __new__(cls, inner):
-        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+    def __init__(self):
+        super().__init__()
+        self.embed, self.up = torch.nn.Embedding(40, 8, sparse=True), torch.nn.Linear(8, 8)
+        self.fc = torch.nn.Linear(8, 4)
 
-    @classmethod
-    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
-        assert function is torch.ops.aten.detach.default
-        return args[0]
+    def forward(self, x):
+        y = self.embed(x)
+        return self.fc((y + torch.relu(self.up(y))).mean(1))
 
 
-@pytest.mark.parametrize("make", [Wrapped, lambda inner: inner.to("meta")], ids=["subclass", "meta"])
-def test_what_has_no_memory_of_its_own_has_no_rows(make):
-    tensor = torch.randn(4, 3)
-    assert in_rows(tensor)
-    assert in_rows(torch.nn.Parameter(tensor))
-    assert in_rows(tensor[:0])  # nothing is read of it
-    assert make(tensor).is_contiguous()
-    assert not in_rows(make(tensor))
-    assert not in_rows(tensor, make(tensor))
-    assert compiled.as_rows(make(tensor)) is None
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_step_along_a_sparse_gradient_is_measured(momentum):
+    """What moved the parameter is not a sparse gradient's to say: it is copied."""
+    torch.manual_seed(0)
+    model, words = Words(), torch.randint(0, 40, (2, 5))
+    groups = pc.partition(pc.trace(Words().eval(), words))
+    rows = Rows(units(model, groups))
+    base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum)
+    optimizer = HESSO(
+        base, rows, Quota(groups, Budget.parse("groups=0.5"), Limits(), Cost(groups)), start_step=50, pruning_steps=60
+    )
+    motion = motion_over(rows, Memory())
+    for _ in range(2):
+        model.zero_grad()
+        model(words).sum().backward()
+        assert model.embed.weight.grad.is_sparse
+        old = [member.tensor.detach().clone() for member in motion.lines.members]
+        with torch.no_grad():
+            motion.before(optimizer.stepping)
+            base.step()
+        found, lines = motion.products(), motion.lines
+        inner = lines.total(found.new + found.scale * found.cross)
+        torch.testing.assert_close(inner, lines.gather(lines.dots(lines.tensors(), old)), rtol=1e-5, atol=1e-5)
 
 
 def test_lines_begin_with_members_of_one_dimension():
