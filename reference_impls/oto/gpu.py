@@ -159,13 +159,15 @@ class Table:
         moved is a row of steps, or that less x for tensors that are flagged in `copied`. Nothing is written for tensors
         with None among the steps. Where all steps are copies that are x itself, x alone is read.
         """
-        lying = self._at("x", self.tensors), self._at("step", steps)
-        pairs = zip(copied, *(self._held[name][0] for name in ("x", "step")), strict=True)
+        at = [0 if step is None else step.data_ptr() for step in steps]
+        pairs = zip(self.tensors, at, copied, strict=True)
+        moves = any(step and not (copy and step == x.data_ptr()) for x, step, copy in pairs)
+        name = "step" if moves else "still"  # asked in turns, each is known still
         self._launch(
             kernels.products,
-            *(*lying, self._sent("copied", [*map(int, copied)])),
+            *(self._at("x", self.tensors), self._sent(name, at), self._sent(f"{name}, copied", [*map(int, copied)])),
             *(self._lengths, self._which, self._rows, self.places, figures, figures.stride(0)),
-            MOVED=any(step and not (copy and step == x) for copy, x, step in pairs),
+            MOVED=moves,
             SUM=kernels.TYPES[figures.dtype],
         )
 

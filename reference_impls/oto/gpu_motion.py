@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from reference_impls.oto import gpu
-from reference_impls.oto.layout import Seen, in_rows, seen
+from reference_impls.oto.layout import Seen, in_rows, rows_alike, seen
 from reference_impls.oto.motion import Figures, Memory, Motion, Products
 from reference_impls.oto.rows import Lines, Member
 
@@ -37,7 +37,8 @@ class GpuMotion(Motion):
         self._flags = flags
         self._figures.zero_()
         self._one_by_one = self._vectors, self._matrices
-        self._moved, self._gradients = Pairs(self.lines), Pairs(self.lines)
+        self._moved, self._still, self._gradients = (Pairs(self.lines) for _ in range(3))
+        self._pairs = self._moved
         self._tables: list[tuple[gpu.Table, list[int]]] = []
         self._kinds: list[torch.dtype | None] = []
 
@@ -47,9 +48,9 @@ class GpuMotion(Motion):
         """Of each member that the kernels can take what moved it or its copy; None of those left to Motion."""
         gpu.not_captured()
         steps = [self._whole_step(number) if copy is None else copy for number, copy in enumerate(self._copies)]
-        fits, changed = self._moved.fits(steps)
+        fits, changed = self._pairs.fits(steps)
         if changed:
-            self._arrange(self._moved.kinds)
+            self._arrange(self._pairs.kinds)
         vectors, matrices = self._one_by_one
         if not all(fits[number] for number in vectors):  # they are measured together
             for number in vectors:
@@ -83,12 +84,21 @@ class GpuMotion(Motion):
             table.products([steps[number] for number in numbers], copied, self._figures)
         return super().products()
 
+    def squares(self) -> torch.Tensor:
+        """As Motion's; what is known of steps is still known after it."""
+        self._pairs = self._still
+        try:
+            return super().squares()
+        finally:
+            self._pairs = self._moved
+
     def _measure_rows(self, number: int) -> None:
         """A member's columns without a temporary of its size."""
         member, copy = self.lines.members[number], self._copies[number]
         step = self._whole_step(number) if copy is None else copy
         x = member.tensor
-        if member.dim == 1 and x.shape[1] == member.groups.size and gpu.usable(x.device, x.dtype) and in_rows(x, step):
+        here = member.dim == 1 and x.shape[1] == member.groups.size and gpu.usable(x.device, x.dtype)
+        if here and rows_alike(x, step):
             gpu.columns(x, step, copy is not None, self._lines[number])
         else:
             super()._measure_rows(number)
@@ -142,7 +152,7 @@ class Pairs:
                 self._seen[number], changed = now, True
                 known = self._taken(member)
                 self.kinds[number] = member.tensor.dtype if known else None
-                self._fits[number] = known and other is not None and in_rows(tensor, other)
+                self._fits[number] = known and other is not None and rows_alike(tensor, other)
         return self._fits.copy(), changed
 
     def _taken(self, member: Member) -> bool:

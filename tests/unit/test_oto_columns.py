@@ -9,7 +9,7 @@ from torch import nn
 
 import conformance as pc
 from conformance.method import Budget, Cost, Limits, units
-from reference_impls.oto import DHSPG, HESSO, HSPG, Quota, Rows, gpu
+from reference_impls.oto import DHSPG, HESSO, HESSOCRIC, HSPG, Cycles, Quota, Rows, gpu
 from reference_impls.oto.gpu_motion import GpuMotion
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -111,3 +111,18 @@ def test_a_run_is_the_same_as_without_kernels(method, base, monkeypatch):
         torch.testing.assert_close(value, other[0][name], rtol=1e-9, atol=1e-12)
     assert (40, 8) in asked
     assert method == "hesso" or isinstance(other[2]._motion, GpuMotion)
+
+
+def test_nothing_is_sent_again_where_squares_and_products_take_turns(monkeypatch):
+    """HESSO-CRIC asks for both in every step."""
+    model = Words().double().to(DEVICE)
+    groups = pc.partition(pc.trace(Words().double().eval(), torch.randint(0, 40, (2, 5))))
+    quota = Quota(groups, Budget.parse("groups=0.5"), Limits(), Cost(groups))
+    cycles = Cycles(steps=10, most=1, loss_weight=0)
+    base = on.BASES["momentum"](model.parameters())
+    optimizer = HESSOCRIC(base, Rows(units(model, groups)), quota, start_step=0, fade_steps=3, cycles=cycles)
+    on.train(model, optimizer, 3)
+    sent, send = [], gpu.sent
+    monkeypatch.setattr(gpu, "sent", lambda line, device: sent.append(line.dtype) or send(line, device))
+    on.train(model, optimizer, 3, start=3)
+    assert torch.int64 not in sent
