@@ -32,6 +32,7 @@ from conformance.method.run import Row, Run
 from conformance.method.search import search
 from conformance.method.task import Task
 from conformance.method.timing import in_turns
+from conformance.method.together import rank
 from conformance.method.train import DENSE, FINETUNE, Keeper, Progress, train
 from conformance.method.units import Units, units
 from conformance.partition.build import partition
@@ -214,7 +215,7 @@ def _decided_run(
         made = prepare(method, model, as_arguments(args), kwargs or {}, budget, task, recipe, limits, options)
         # Before anything is written: the same folder takes the smaller budget that is asked for next.
         check_reach(made.budget, made.groups, made.cost, limits, budget if isinstance(budget, Ceiling) else None)
-        history = History(options.folder)
+        history = History(options.folder, writes=rank() == 0)
         made.log, made.watched = history.add, options.measure
         keeper = Keeper(options.folder, _key(method, made, budget, task, recipe, limits, options), options.every)
         metrics = {}

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch.utils import _pytree as pytree
 
 from conformance.errors import ConformanceError, UsageError
 from conformance.method.data import with_target
@@ -23,6 +21,7 @@ from conformance.method.protocol import DataNeed
 from conformance.method.run import Run
 from conformance.method.store import load_tree, save_tree
 from conformance.method.task import Batch, Task
+from conformance.method.together import distributed, mean, rank, share, whole_batches
 
 Progress = Callable[[str, int, int], None]
 
@@ -92,16 +91,6 @@ def _differing(one: str, other: str) -> tuple[str, str]:
     return f"{name} {first}", f"{name} {second}"
 
 
-def rank() -> int:
-    """This process's number among those that train together; 0 alone."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-def world() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
 def train(
     run: Run,
     task: Task,
@@ -149,7 +138,7 @@ def train(
         schedule.load_state_dict(saved["schedule"])
         scaler.load_state_dict(saved["scaler"])
         run.step, run.epoch = saved["step"], saved["step"] // per_epoch
-    wrapped = _distributed(run.model)
+    wrapped = distributed(run.model)
     wrapped.train()
     last_save = time.monotonic()
 
@@ -173,7 +162,7 @@ def train(
     keeps = keeper.folder is not None
     # A checkpoint of a step that failed was made when the method had seen its epoch start.
     began = saved is not None and saved.get("began", False)
-    with held(hold=keeps) as interrupted:
+    with held(hold=keeps) as interrupted, whole_batches():
         for batch in _batches(run, task, per_epoch):
             if interrupted():
                 checkpoint(finished=False)
@@ -185,7 +174,7 @@ def train(
             run.batch = with_target(batch, task, method, DataNeed.TRAINING.words).to(run.device)
             before = _Moved.of(run) if keeps else None
             loss = _loss(wrapped, task, run.batch, recipe.computing(run.device))
-            run.loss = _mean(loss.detach())
+            run.loss = mean(loss.detach())
             if not math.isfinite(float(run.loss)):
                 if before is not None:
                     before.put_back(run)
@@ -241,7 +230,7 @@ def _batches(run: Run, task: Task, per_epoch: int) -> Iterator[Batch]:
         epoch, skip = divmod(run.step, per_epoch)
         for number, batch in enumerate(task.batches("train", run.recipe.batch, seed=run.seed, epoch=epoch)):
             if number >= skip:
-                yield _share(batch)
+                yield share(batch)
                 if run.step >= run.total:
                     return
 
@@ -260,39 +249,12 @@ def _left(run: Run) -> dict[str, float]:
     return {} if left is None or not run.groups.count else {"sparsity": len(left) / run.groups.count}
 
 
-def _share(batch: Batch) -> Batch:
-    """Samples of this process: equal, consecutive shares of the batch."""
-    if world() == 1:
-        return batch
-    size, rest = divmod(batch.size, world())
-    if rest:
-        raise UsageError(f"a batch of {batch.size} cannot be shared equally by {world()} processes")
-    start, whole = rank() * size, batch.size
-
-    def cut(leaf: torch.Tensor) -> torch.Tensor:
-        return leaf[start : start + size] if leaf.ndim and leaf.shape[0] == whole else leaf
-
-    return Batch(*pytree.tree_map_only(torch.Tensor, cut, (batch.args, dict(batch.kwargs), batch.target)))
-
-
-def _distributed(model: torch.nn.Module) -> torch.nn.Module:
-    return model if world() == 1 else torch.nn.parallel.DistributedDataParallel(model)
-
-
 def _loss(
     model: torch.nn.Module, task: Task, batch: Batch, computing: contextlib.AbstractContextManager[object]
 ) -> torch.Tensor:
     with computing:
         output = model(*batch.args, **batch.kwargs)
         return task.loss(output, batch.target)
-
-
-def _mean(loss: torch.Tensor) -> torch.Tensor:
-    if world() > 1:
-        loss = loss.clone()  # backward comes after it
-        dist.all_reduce(loss)
-        loss = loss / world()
-    return loss
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import oto_nets as on
@@ -18,6 +20,7 @@ import torch.multiprocessing as mp
 from conformance.errors import TooFewStepsError, UsageError
 from conformance.method import Batch, Budget, Limits, Options, Recipe, run
 from conformance.method.data import Data
+from reference_impls.baselines.group_lasso import GroupLasso
 from reference_impls.oto import DHSPG, HESSO, HESSOCRIC, HSPG, LHSPG, AdaHSPG, SparseOptimizer
 from reference_impls.oto.methods.adahspg import AdaHspg
 from reference_impls.oto.methods.dhspg import Dhspg
@@ -25,6 +28,8 @@ from reference_impls.oto.methods.hesso import Hesso
 from reference_impls.oto.methods.hesso_cric import HessoCric
 from reference_impls.oto.methods.hspg import Hspg
 from reference_impls.oto.methods.lhspg import Lhspg
+from reference_impls.tickets.slimming import Slimming
+from reference_impls.tickets.structured import StructuredTicket
 
 METHODS = {
     "hspg": Hspg(penalty=0.01, epsilon=0.9),
@@ -178,12 +183,19 @@ def test_what_cannot_be_is_said_before_training(name):
         dataclasses.replace(METHODS[name], **{"phase" if isinstance(METHODS[name], AdaHspg) else "start": 2.0})
 
 
-def shared(method):
+TOGETHER = METHODS | {
+    "group-lasso": GroupLasso(),
+    "slimming": Slimming(),
+    "structured-ticket": StructuredTicket(rounds=2),
+}
+
+
+def shared(method, folder=None):
     return go(
         method,
-        on.net(norm=False),
+        on.net(),
         recipe=dataclasses.replace(RECIPE, epochs=4),
-        options=Options(measure=False),
+        options=Options(measure=False, folder=folder),
     )
 
 
@@ -259,18 +271,21 @@ def distributed(rank: int, folder: str) -> None:
     """One of two processes: every method after the other, results in files."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    for name, method in METHODS.items():
-        result = shared(method)
+    for name, method in TOGETHER.items():
+        result = shared(method, Path(folder) / name)
         torch.save((result.decision.removed, on.state_of(result.model)), f"{folder}/{name}-{rank}.pt")
     dist.destroy_process_group()
 
 
 def test_two_processes_give_what_one_gives(tmp_path):
-    """The same global batch, so the same gradients up to rounding (float64, no batch norm: its statistics are
-    a process's own); the same plan, and weights within 1e-9. Both processes agree to the bit."""
+    """The same global batch, so the same gradients and batch norms' statistics up to rounding (float64): the same
+    plan, and weights and statistics within 1e-9. Both processes agree to the bit."""
     mp.spawn(distributed, args=(str(tmp_path),), nprocs=2)
-    for name, method in METHODS.items():
+    for name, method in TOGETHER.items():
         alone = shared(method)
+        lines = (tmp_path / name / "history.jsonl").read_text().splitlines()
+        steps = [(row["phase"], row["step"]) for row in map(json.loads, lines) if "loss" in row]
+        assert len(steps) == len(set(steps)) >= 32  # one process writes
         one, other = (torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))
         assert one[0] == other[0] == alone.decision.removed, name
         assert on.same(one[1], other[1])
