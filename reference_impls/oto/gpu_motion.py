@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from reference_impls.oto import gpu
-from reference_impls.oto.layout import Seen, in_rows, rows_alike, seen
+from reference_impls.oto.layout import Laid, in_rows, laid, rows_alike
 from reference_impls.oto.motion import Figures, Memory, Motion, Products
 from reference_impls.oto.rows import Lines, Member
 
@@ -37,8 +37,7 @@ class GpuMotion(Motion):
         self._flags = flags
         self._figures.zero_()
         self._one_by_one = self._vectors, self._matrices
-        self._moved, self._still, self._gradients = (Pairs(self.lines) for _ in range(3))
-        self._pairs = self._moved
+        self._moved, self._gradients = Pairs(self.lines), Pairs(self.lines)
         self._tables: list[tuple[gpu.Table, list[int]]] = []
         self._kinds: list[torch.dtype | None] = []
 
@@ -48,9 +47,9 @@ class GpuMotion(Motion):
         """Of each member that the kernels can take what moved it or its copy; None of those left to Motion."""
         gpu.not_captured()
         steps = [self._whole_step(number) if copy is None else copy for number, copy in enumerate(self._copies)]
-        fits, changed = self._pairs.fits(steps)
+        fits, changed = self._moved.fits(steps)
         if changed:
-            self._arrange(self._pairs.kinds)
+            self._arrange(self._moved.kinds)
         vectors, matrices = self._one_by_one
         if not all(fits[number] for number in vectors):  # they are measured together
             for number in vectors:
@@ -83,14 +82,6 @@ class GpuMotion(Motion):
             copied = [self._copies[number] is not None for number in numbers]
             table.products([steps[number] for number in numbers], copied, self._figures)
         return super().products()
-
-    def squares(self) -> torch.Tensor:
-        """As Motion's; what is known of steps is still known after it."""
-        self._pairs = self._still
-        try:
-            return super().squares()
-        finally:
-            self._pairs = self._moved
 
     def _measure_rows(self, number: int) -> None:
         """A member's columns without a temporary of its size."""
@@ -138,18 +129,18 @@ class Pairs:
 
     def __init__(self, lines: Lines) -> None:
         self._members, self._device = lines.members, lines.device
-        self._seen: list[tuple[Seen, Seen | None] | None] = [None] * len(lines.members)
+        self._laid: list[tuple[Laid | None, Laid | None] | None] = [None] * len(lines.members)
         self._fits = [False] * len(lines.members)
         self.kinds: list[torch.dtype | None] = [None] * len(lines.members)
 
     def fits(self, others: Sequence[torch.Tensor | None]) -> tuple[list[bool], bool]:
-        """A flag a member, and whether anything was exchanged since it was last asked."""
+        """A flag a member, and whether anything lies otherwise than when it was last asked."""
         changed = False
         for number, (member, other) in enumerate(zip(self._members, others, strict=True)):
             tensor = member.tensor
-            now = seen(tensor), None if other is None else seen(other)
-            if now != self._seen[number]:
-                self._seen[number], changed = now, True
+            now = laid(tensor), None if other is None else laid(other)
+            if now != self._laid[number]:
+                self._laid[number], changed = now, True
                 known = self._taken(member)
                 self.kinds[number] = member.tensor.dtype if known else None
                 self._fits[number] = known and other is not None and rows_alike(tensor, other)

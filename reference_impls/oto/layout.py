@@ -30,6 +30,14 @@ def seen(tensor: torch.Tensor) -> Seen:
     return (tensor.data_ptr(), tensor.dtype, tensor.stride()) if plain(tensor) else (0, tensor.dtype, ())
 
 
+Laid = tuple[torch.dtype, int, bool, tuple[int, ...]]
+
+
+def laid(tensor: torch.Tensor) -> Laid | None:
+    """All that `rows_alike` looks at in tensors of a shape: not where they lie, which is new for every gradient."""
+    return (tensor.dtype, tensor.get_device(), tensor.data_ptr() != 0, tensor.stride()) if plain(tensor) else None
+
+
 def in_rows(*tensors: torch.Tensor) -> bool:
     """Whether tensors of one shape and dtype have each row in one piece, with its entries in the same order.
 

@@ -10,7 +10,7 @@ from torch import nn
 import conformance as pc
 from conformance.method import Budget, Cost, Limits, units
 from reference_impls.oto import DHSPG, HESSO, HESSOCRIC, HSPG, Cycles, Quota, Rows, gpu
-from reference_impls.oto.gpu_motion import GpuMotion
+from reference_impls.oto.gpu_motion import GpuMotion, Pairs
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if not gpu.usable(torch.zeros(0, device=DEVICE).device, torch.float32):
@@ -122,7 +122,9 @@ def test_nothing_is_sent_again_where_squares_and_products_take_turns(monkeypatch
     base = on.BASES["momentum"](model.parameters())
     optimizer = HESSOCRIC(base, Rows(units(model, groups)), quota, start_step=0, fade_steps=3, cycles=cycles)
     on.train(model, optimizer, 3)
-    sent, send = [], gpu.sent
+    sent, send, asked, taken = [], gpu.sent, [], Pairs._taken
     monkeypatch.setattr(gpu, "sent", lambda line, device: sent.append(line.dtype) or send(line, device))
+    monkeypatch.setattr(Pairs, "_taken", lambda self, member: asked.append(member.name) or taken(self, member))
     on.train(model, optimizer, 3, start=3)
     assert torch.int64 not in sent
+    assert not asked

@@ -97,7 +97,7 @@ def test_kernels_compile_without_a_gpu(dtype, capability):
 
 @pytest.mark.skipif(gpu.kernels is None, reason="Triton is not here")
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
-@pytest.mark.parametrize("option", MEASURED, ids=str)
+@pytest.mark.parametrize("option", [*MEASURED, {"MOVED": True, "rows": 1, "length": 1, "stride": 1}], ids=str)
 def test_columns_compile_without_a_gpu(dtype, option):
     import triton
     from triton.backends.compiler import GPUTarget
@@ -105,7 +105,7 @@ def test_columns_compile_without_a_gpu(dtype, option):
     short = {"float32": "fp32", "float64": "fp64", "float16": "fp16", "bfloat16": "bf16"}[dtype]
     sums = "fp64" if dtype == "float64" else "fp32"
     given = {"SUM": gpu.kernels.TYPES[torch.float64 if sums == "fp64" else torch.float32], "TILE": 8, "BLOCK": 128}
-    given |= option
+    given |= option  # Triton takes a number that is 1 for a constant
     known = {"x": f"*{short}", "step": f"*{short}", "sign": "fp32", "partial": f"*{sums}"}
     known |= {**dict.fromkeys(("rows", "length", "each", "stride"), "i32"), **dict.fromkeys(given, "constexpr")}
     signature = {name: known[name] for name in gpu.kernels.columns.arg_names}

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from reference_impls.oto import DHSPG, HESSO, HESSOCRIC, HSPG, AdaHSPG, Cycles, gpu
-from reference_impls.oto.gpu_motion import GpuMotion
+from reference_impls.oto.gpu_motion import GpuMotion, Pairs
 from reference_impls.oto.layout import in_rows
 from reference_impls.oto.rows import Fills, Lines, Scales
 
@@ -386,3 +386,15 @@ def test_what_the_kernels_have_pressed_is_not_made_ready_again(monkeypatch):
     model.conv1.weight.grad = model.conv1.weight.grad.contiguous(memory_format=torch.channels_last)
     optimizer.step()
     assert [[optimizer.rows.members[number].name for number in some] for some in asked] == [["conv1.weight"]]
+
+
+def test_gradients_that_are_new_tensors_are_not_looked_at_again(monkeypatch):
+    model = on.net().to(DEVICE)
+    optimizer = on.wrapped(HSPG, model, "sgd", start_step=100, penalty=0.02)
+    on.train(model, optimizer, 2)
+    asked, taken = [], Pairs._taken
+    monkeypatch.setattr(Pairs, "_taken", lambda self, member: asked.append(member.name) or taken(self, member))
+    held = [parameter.grad for parameter in model.parameters()]  # their memory is not given to the next
+    on.train(model, optimizer, 2, start=2)
+    assert held
+    assert not asked

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import conformance as pc
 from conformance.method import Budget, Cost, Limits, units
-from reference_impls.oto import DHSPG, HESSO, HSPG, AdaHSPG, Quota, Rows, compiled
+from reference_impls.oto import DHSPG, HESSO, HESSOCRIC, HSPG, AdaHSPG, Cycles, Quota, Rows, compiled
 from reference_impls.oto.gpu_motion import motion_over
 from reference_impls.oto.motion import Memory, Motion
 from reference_impls.oto.rows import Fills, Lines
@@ -297,13 +297,14 @@ def test_a_layout_may_change_where_it_lies():
     torch.testing.assert_close(lines.total(found.new), lines.gather(lines.squares(lines.tensors())))
 
 
-@pytest.mark.parametrize("method", [HSPG, DHSPG, HESSO, AdaHSPG])
+@pytest.mark.parametrize("method", [HSPG, DHSPG, HESSO, HESSOCRIC, AdaHSPG])
 @pytest.mark.parametrize("base", ["sgd", "momentum", "adamw"])
 def test_the_memory_of_parameters_may_be_exchanged(method, base):
     options = {
         HSPG: {"start_step": 2, "penalty": 0.02, "epsilon": 0.98},
         DHSPG: {"start_step": 2, "penalty": 0.3, "epsilon": 0.98},
         HESSO: {"start_step": 2, "pruning_steps": 8, "periods": 2},
+        HESSOCRIC: {"start_step": 1, "fade_steps": 5, "cycles": Cycles(steps=2, most=1, loss_weight=0)},
         AdaHSPG: {"phase_steps": 3, "epsilon": 0.5, "penalty": 0.01},
     }
     results = []
