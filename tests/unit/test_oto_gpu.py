@@ -15,7 +15,7 @@ import torch
 import conformance as pc
 from reference_impls.oto import DHSPG, HESSO, HESSOCRIC, HSPG, OTO, Cycles, gpu
 
-KERNELS = [Path(__file__).with_name(f"test_oto_{name}.py") for name in ("kernels", "columns")]
+KERNELS = [Path(__file__).with_name(f"test_oto_{name}.py") for name in ("kernels", "columns", "trial")]
 METHODS = {
     "hspg": (HSPG, {"start_step": 2, "penalty": 0.02}),
     "dhspg": (DHSPG, {"start_step": 2, "penalty": 0.3}),

@@ -6,7 +6,6 @@ Triton decides when it is imported whether it interprets, so test_oto_gpu.py run
 from __future__ import annotations
 
 import io
-import warnings
 
 import numpy as np
 import oto_nets as on
@@ -165,96 +164,6 @@ def test_places_are_zeroed_and_scaled(dtype):
     assert torch.equal(moved[1].cpu()[[0, 2]], weight[[0, 2]])
 
 
-class Wrong:
-    """Stands for the kernels: gives other numbers, or fails as Triton does without a compiler."""
-
-    TYPES = gpu.kernels.TYPES
-
-    def __init__(self, fails=None, one=""):
-        self.fails, self.asked = fails, 0
-        for name in ("products", "combine", "columns"):
-            setattr(self, name, self if one in ("", name) else getattr(gpu.kernels, name))
-
-    def __getitem__(self, grid):
-        return self
-
-    def __call__(self, *_, **__):
-        self.asked += 1
-        if self.fails is not None:
-            raise self.fails
-
-
-@pytest.fixture
-def untried(monkeypatch):
-    """Nothing is known of any device; the one that is here."""
-    monkeypatch.setattr(gpu, "_works", {})
-    return torch.zeros(0, device=DEVICE).device
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        (Wrong(RuntimeError("Failed to find C compiler")), "Failed to find C compiler"),
-        (Wrong(one="products"), "other numbers"),
-        (Wrong(one="combine"), "other numbers"),
-    ],
-    ids=["fails", "products", "combine"],
-)
-def test_kernels_that_do_not_work_are_left_alone(wrong, said, untried, monkeypatch):
-    assert gpu.usable(untried, torch.float64)
-    monkeypatch.setattr(gpu, "kernels", wrong)
-    with pytest.warns(UserWarning, match=said):
-        assert not gpu.usable(untried, torch.float32)
-    assert not gpu.usable(untried, torch.float32)  # said once
-    assert gpu.usable(untried, torch.float64)
-
-
-def test_a_warning_that_is_an_error_is_raised_once(untried, monkeypatch):
-    monkeypatch.setattr(gpu, "kernels", Wrong(RuntimeError("no compiler")))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(UserWarning, match="no compiler"):
-            gpu.usable(untried, torch.float32)
-    assert not gpu.usable(untried, torch.float32)
-    assert gpu.kernels.asked == 1
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("Triton Error [CUDA]: out of memory"),
-        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
-        RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
-    ],
-    ids=lambda error: f"{type(error).__name__} {str(error)[:20]}",
-)
-def test_what_is_wrong_with_the_gpu_says_nothing_of_the_kernels(error, untried, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(gpu, "kernels", Wrong(error))
-        with pytest.raises(type(error)):
-            gpu.usable(untried, torch.float32)
-    assert gpu.usable(untried, torch.float32)
-
-
-@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
-@dtypes
-def test_the_trial_does_not_depend_on_the_default_dtype(dtype, default, untried):
-    torch.set_default_dtype(default)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            assert gpu.usable(untried, dtype)
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
-def test_kernels_are_tried_when_an_optimizer_is_made(untried):
-    """Before its first step, and once."""
-    on.wrapped(HESSO, on.net().to(DEVICE), "momentum", start_step=5, pruning_steps=6, periods=2)
-    assert gpu._works == {(untried, torch.float64): True}
-
-
 EXCHANGED = {
     "copies": lambda model: [setattr(one, "data", one.data.clone()) for one in model.parameters()],
     "channels last": lambda model: model.to(memory_format=torch.channels_last),
@@ -321,6 +230,27 @@ def test_a_penalised_step_is_measured_as_it_was(base):
     inner = lines.total(found.new + found.scale * found.cross)
     old = [before[id(member.tensor)] for member in lines.members]
     torch.testing.assert_close(inner, lines.gather(lines.dots(lines.tensors(), old)), rtol=1e-9, atol=1e-12)
+
+
+def test_the_same_memory_in_another_layout_is_seen():
+    """Gradients that stay where they are, one of them with its channels last the second time."""
+    model = on.net().to(DEVICE)
+    optimizer = on.wrapped(HSPG, model, "sgd", start_step=100, penalty=0.0)
+    weight = model.conv1.weight
+    last = torch.empty(weight.shape).to(memory_format=torch.channels_last).stride()
+    for turned in (False, False, True):
+        held = [parameter.grad for parameter in model.parameters()]
+        on.give_gradients(model, 0)
+        for parameter, place in zip(model.parameters(), held, strict=True):
+            if place is not None:
+                turns = turned and parameter is weight
+                parameter.grad = (place.as_strided(place.shape, last) if turns else place).copy_(parameter.grad)
+        old = [member.tensor.detach().clone() for member in optimizer._motion.lines.members]
+        with torch.no_grad():
+            optimizer.moved(optimizer._motion, torch.zeros_like(optimizer.rows.zeros()))
+        found, lines = optimizer._motion.products(), optimizer._motion.lines
+        inner = lines.total(found.new + found.scale * found.cross)
+        torch.testing.assert_close(inner, lines.gather(lines.dots(lines.tensors(), old)), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", METHODS)
