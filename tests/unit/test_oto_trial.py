@@ -64,7 +64,7 @@ def test_kernels_that_do_not_work_are_left_alone(wrong, said, untried, monkeypat
 def test_a_warning_that_is_an_error_is_raised_once(untried, monkeypatch):
     monkeypatch.setattr(gpu, "kernels", Wrong(RuntimeError("no compiler")))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         with pytest.raises(UserWarning, match="no compiler"):
             gpu.usable(untried, torch.float32)
     assert not gpu.usable(untried, torch.float32)
@@ -95,7 +95,7 @@ def test_the_trial_does_not_depend_on_the_default_dtype(dtype, default, untried)
     torch.set_default_dtype(default)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
+            warnings.simplefilter("error", UserWarning)
             assert gpu.usable(untried, dtype)
     finally:
         torch.set_default_dtype(torch.float32)
