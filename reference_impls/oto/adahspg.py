@@ -208,10 +208,7 @@ class AdaHSPG(HSPG):
         """A step of the base, then every group shortened by lr * penalty."""
         self._after = None  # norms carried from a half-space step are of other values
         self.base.step()
-        held = self.stepping.group_of()
-        rates = [
-            float(held[id(member.tensor)]["lr"]) if id(member.tensor) in held else 0.0 for member in self.rows.members
-        ]
+        rates = self.stepping.rates(self.rows.members)[0]
         lines = self.rows.repeated(rates)
         rate = self.rows.total(lines) / self.rows.total((lines > 0).to(lines)).clamp(min=1)
         kept = (1 - self.penalty * rate / self.rows.norms().clamp(min=1e-30)).clamp(min=0)

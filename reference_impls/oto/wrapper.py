@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from conformance.errors import UsageError
+from reference_impls.oto import gpu
 from reference_impls.oto.copies import portable
 from reference_impls.oto.motion import Memory
 from reference_impls.oto.quota import Numbers, Quota
@@ -64,8 +65,9 @@ class SparseOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Loss] | None = None, *, loss: Loss | None = None) -> Any:
         """One step. loss is this step's, for methods that look at it (a closure's result serves as well).
 
-        Raises UsageError for a method that needs the loss and is not given one.
+        Raises UsageError for a method that needs the loss and is not given one, and inside a CUDA graph's capture.
         """
+        gpu.not_captured()
         value: Loss | None = None
         if closure is not None:
             with torch.enable_grad():

@@ -251,6 +251,14 @@ def test_a_state_that_training_has_ruined_is_not_kept(tmp_path):
     assert same(resumed.model, prune(Fade()).model)
 
 
+@pytest.fixture(autouse=True)
+def _python_handles_ctrl_c():
+    """A process that a shell puts into the background is born with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupting(phase: str, step: int):
     def progress(what: str, done: int, total: int) -> None:
         if (what, done) == (phase, step):
