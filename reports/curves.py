@@ -102,14 +102,15 @@ def _means(line: list[tuple[int, float]], width: int) -> list[tuple[int, float]]
     return [(chunk[-1][0], sum(value for _, value in chunk) / len(chunk)) for chunk in chunks]
 
 
-def of_suite(rows: Path, model: str) -> list[Curve]:
-    """The finished runs of one model of a suite, in its order, named by method and budget.
+def of_suite(rows: Path, model: str, seed: int | None = None) -> list[Curve]:
+    """The finished runs of one model of a suite (with one seed), in its order, named by method and budget.
 
     Their folders are in jobs/ beside the rows. Raises UsageError when there is none.
     """
-    found = [row for row in read_rows(rows) if row.model == model and row.status == "OK"]
+    found = [row for row in read_rows(rows) if row.model == model and row.status == "OK" and seed in (None, row.seed)]
     if not found:
-        raise UsageError(f"{rows} has no finished run of {model}")
+        with_seed = "" if seed is None else f" with seed {seed}"
+        raise UsageError(f"{rows} has no finished run of {model}{with_seed}")
     return [
         read_curve(
             rows.parent / "jobs" / row.key,
@@ -120,10 +121,10 @@ def of_suite(rows: Path, model: str) -> list[Curve]:
     ]
 
 
-def _asked(runs: list[Path], rows: Path | None, model: str, metric: str) -> list[Curve]:
+def _asked(runs: list[Path], rows: Path | None, model: str, seed: int | None, metric: str) -> list[Curve]:
     if bool(runs) == (rows is not None):
         raise UsageError("give folders of runs, or --rows and --model")
-    return of_suite(rows, model) if rows else [read_curve(run, metric=metric) for run in runs]
+    return of_suite(rows, model, seed) if rows else [read_curve(run, metric=metric) for run in runs]
 
 
 def main(
@@ -133,12 +134,13 @@ def main(
     ] = None,
     rows: Annotated[Path | None, typer.Option(metavar="FILE", help="Runs of a suite instead: its rows.jsonl.")] = None,
     model: Annotated[str, typer.Option(metavar="SPEC", help="With --rows: the model whose runs are drawn.")] = "",
+    seed: Annotated[int | None, typer.Option(help="With --rows: only runs with this seed.")] = None,
     title: Annotated[str, typer.Option(help="Above the panels.")] = "",
     metric: Annotated[str, typer.Option(help="Which validation figure (with --rows: the suite's).")] = "accuracy",
 ) -> None:
     """Draw loss, sparsity and accuracy of runs against the step."""
     try:
-        draw(_asked(runs or [], rows, model, metric), output, title)
+        draw(_asked(runs or [], rows, model, seed, metric), output, title)
     except UsageError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error

@@ -59,6 +59,9 @@ def test_runs_of_a_suite_are_named_by_what_they_are(tmp_path):
     write_rows(tmp_path / "rows.jsonl", [rows[0], row("g", "dense", "", seed=1)])
     labels = [curve.label for curve in of_suite(tmp_path / "rows.jsonl", "m")]
     assert labels == ["dense", "l1 macs=0.5"]
+    assert [curve.label for curve in of_suite(tmp_path / "rows.jsonl", "m", seed=1)] == ["dense"]
+    with pytest.raises(UsageError, match="no finished run of m with seed 2"):
+        of_suite(tmp_path / "rows.jsonl", "m", seed=2)
     with pytest.raises(UsageError, match="no finished run of nothing"):
         of_suite(tmp_path / "rows.jsonl", "nothing")
 
