@@ -159,9 +159,17 @@ class AdaHSPG(HSPG):
             anchored = self._gradients(parameters, closure)
         finally:
             _put(parameters, here)
+        whole: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for tensor, other, mu in zip(parameters, anchored, self._mu, strict=True):
+            if tensor.grad is not None and other is not None and mu is not None:
+                whole.append((tensor.grad, other, mu))
+                continue
             known = [term for term in (tensor.grad, None if other is None else other.neg_(), mu) if term is not None]
             tensor.grad = sum(known[1:], known[0]) if known else None
+        if whole:
+            gradients, others, means = map(list, zip(*whole, strict=True))
+            torch._foreach_sub_(gradients, others)
+            torch._foreach_add_(gradients, means)
 
     def _trained(self) -> list[torch.Tensor]:
         return [tensor for group in self.param_groups for tensor in group["params"] if tensor.requires_grad]
@@ -207,15 +215,17 @@ class AdaHSPG(HSPG):
     def _proximal(self) -> None:
         """A step of the base, then every group shortened by lr * penalty."""
         self._after = None  # norms carried from a half-space step are of other values
-        self.base.step()
-        rates = self.stepping.rates(self.rows.members)[0]
-        lines = self.rows.repeated(rates)
-        rate = self.rows.total(lines) / self.rows.total((lines > 0).to(lines)).clamp(min=1)
-        kept = (1 - self.penalty * rate / self.rows.norms().clamp(min=1e-30)).clamp(min=0)
-        terms = self.rows.spread(torch.where(self._open, kept, 1))
-        for member, term, moves in zip(self.rows.members, terms, rates, strict=True):
-            if moves:
-                member.tensor.detach().mul_(term)
+        self.stepping.step()
+        motion = self._motion
+        norms = motion.squares().sqrt()
+        rates = self.stepping.rates(motion.lines.members)[0]
+        rate = motion.lines.shared(rates)
+        if isinstance(rate, torch.Tensor):  # of the members that are moved the mean
+            rate = motion.lines.total(rate) / motion.lines.total((rate > 0).to(rate)).clamp(min=1)
+        lost = (self.penalty * rate / norms.clamp(min=1e-30)).clamp(max=1)
+        # What `squares` has taken for the old values are the new ones.
+        motion.pull(torch.where(self._open, lost, 0), motion.lines.shared([float(one > 0) for one in rates]))
+        motion.forget()
 
     def leaving(self, inner: torch.Tensor, squares: torch.Tensor, epsilon: torch.Tensor | float) -> torch.Tensor:
         """As in HSPG, of groups that are not longer than others of their axis: one noisy step cuts no long group."""
