@@ -15,7 +15,7 @@ from backends.tasks import docstrings
 from backends.tasks.docstrings import COMPILED, Pair, corpus, distinct, divided, make, pair
 from backends.tasks.retrieval import RetrievalTask, TokenPairs, figures, padded, ranks
 from conformance.errors import UsageError
-from conformance.method import train
+from conformance.method import together
 from conformance.method.task import SPLITS, Task, parsed_options
 
 pytest.importorskip("tokenizers")
@@ -111,11 +111,11 @@ def test_sizes_that_cannot_be(size, seed, message):
 def test_processes_that_share_a_batch_have_whole_pairs(monkeypatch):
     task, model = small(), Bag()
     (batch,) = task.batches("train", 4, seed=0)
-    monkeypatch.setattr(train, "world", lambda: 2)
+    monkeypatch.setattr(together, "world", lambda: 2)
     shares = []
     for process in range(2):
-        monkeypatch.setattr(train, "rank", lambda process=process: process)
-        shares.append(train._share(batch))
+        monkeypatch.setattr(together, "rank", lambda process=process: process)
+        shares.append(together.share(batch))
     assert torch.cat([share.target for share in shares]).tolist() == batch.target.tolist()
     for share in shares:
         assert share.size == 4
